@@ -1,0 +1,34 @@
+# make run: the whole pipeline on Darkroom.  make test: the test suite.  make lint: ruff.
+# Each first makes .venv and installs requirements.txt into it, if that has not been done.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test lint format clean
+.venv/installed: requirements.txt
+	@echo "==> installing requirements.txt into .venv"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	@touch $@
+
+run: .venv/installed
+	@echo "==> 1/3 collecting PPO histories (about 3 minutes on 2 cores)"
+	$(BIN)/python collect.py
+	@echo "==> 2/3 training AD with compressed context (about 4 minutes on 2 cores)"
+	$(BIN)/python train.py
+	@echo "==> 3/3 evaluating on the held-out goals (seconds)"
+	$(BIN)/python evaluate.py
+
+test: .venv/installed
+	@echo "==> running the tests (about 3 minutes on 2 cores)"
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache

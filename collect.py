@@ -1,0 +1,269 @@
+"""Collect the learning histories of a source algorithm: one HDF5 file, one group per task.
+
+Every task is written to a part file of its own as soon as it is finished, so an interrupted run goes
+on where it stopped; the parts are joined at the end. The layout of the file is described in README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+import gymnasium
+import h5py
+import numpy as np
+import stable_baselines3
+import torch
+import yaml
+from tqdm import tqdm
+
+import algorithm
+import env
+from algorithm.utils import HistoryLoggerCallback
+from utils import (
+    BAR_SECONDS,
+    KEYS,
+    ROOT,
+    InputError,
+    add_config_arguments,
+    config_paths,
+    history_path,
+    load_config,
+    run_script,
+    write_atomically,
+)
+
+FORMAT_VERSION = 1
+# Keys that change how or how the file is used, not what is in it
+NOT_RECORDED = {"n_process", "env_split_seed", "train_env_ratio"}
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_config_arguments(parser, ("env", "algorithm"))
+    parser.add_argument("--traj-dir", default="datasets", help="folder of the history file (default: %(default)s)")
+    parser.add_argument("--log-dir", default="runs/source", help="TensorBoard folder (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file (default: keep it)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    config = load_config(config_paths(args), args.overrides, checks=(env.config_problems, algorithm.config_problems))
+    output = history_path(config, args.traj_dir)
+    parts = output.with_name(f".{output.name}.parts")
+    if args.overwrite:
+        shutil.rmtree(parts, ignore_errors=True)
+    elif output.exists():
+        check_same_settings(config, read_settings(output), output)
+        print(f"{output} is already complete; use --overwrite to collect it again")
+        return 0
+    prepare_parts(parts, config)
+
+    n_tasks = len(env.list_tasks(config))
+    done = {int(path.stem) for path in parts.glob("*.hdf5")}
+    pending = [task for task in range(n_tasks) if task not in done]
+    if done:
+        print(f"going on: {len(done)} of {n_tasks} tasks are already finished in {parts}")
+    try:
+        failures = collect_tasks(config, pending, parts, Path(args.log_dir) / output.stem)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; finished tasks are kept in {parts}, the same command goes on", file=sys.stderr)
+        return 130
+    if failures:
+        for task, cause in sorted(failures.items()):
+            print(f"task {task} failed: {cause}", file=sys.stderr)
+        print(f"{len(failures)} of {n_tasks} tasks failed; the same command repeats only these", file=sys.stderr)
+        return 1
+    join_parts(output, parts, n_tasks, config)
+    print(f"wrote {output}: {n_tasks} tasks, {output.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+# Settings of existing files -----------------------------------------------------------------------
+
+
+def recorded_settings(config: dict) -> dict:
+    """The part of a config that decides what a history file contains."""
+    names = [name for section in ("env", "algorithm") for name in KEYS[section]]
+    return {name: config[name] for name in names if name not in NOT_RECORDED}
+
+
+def read_settings(output: Path) -> dict:
+    try:
+        with h5py.File(output) as file:
+            return recorded_settings(yaml.safe_load(file.attrs["config"]))
+    except (OSError, KeyError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{output}: exists, but its settings cannot be read ({reason}); --overwrite replaces it"
+        ) from None
+
+
+def check_same_settings(config: dict, existing: dict, place: Path) -> None:
+    """Raise InputError, naming the differing keys, when `place` was made with other settings."""
+    wanted = recorded_settings(config)
+    differing = [
+        f"{name}: {existing.get(name)!r} there, {wanted[name]!r} now"
+        for name in wanted
+        if existing.get(name) != wanted[name]
+    ]
+    if differing:
+        raise InputError(
+            f"{place}: exists and was collected with other settings ({'; '.join(differing)}); "
+            "use --overwrite to replace it or --traj-dir to keep both"
+        )
+
+
+def prepare_parts(parts: Path, config: dict) -> None:
+    settings = parts / "settings.yaml"
+    if settings.exists():
+        check_same_settings(config, yaml.safe_load(settings.read_text()), parts)
+    parts.mkdir(parents=True, exist_ok=True)
+    write_atomically(settings, lambda path: path.write_text(yaml.safe_dump(recorded_settings(config))))
+
+
+# Running ------------------------------------------------------------------------------------------
+
+
+def collect_tasks(config: dict, tasks: list[int], parts: Path, log_dir: Path) -> dict[int, str]:
+    """Run every task in a process of its own, `n_process` at a time; return the causes of failures."""
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["collect"])  # import torch and SB3 once, not once per task
+    n_process = config["n_process"] or len(os.sched_getaffinity(0))
+    waiting, running, failures = list(tasks), {}, {}
+    with tqdm(total=len(tasks), desc="collect", unit="task", mininterval=BAR_SECONDS) as bar:
+        try:
+            while waiting or running:
+                while waiting and len(running) < n_process:
+                    task = waiting.pop(0)
+                    receiver, sender = context.Pipe(duplex=False)
+                    worker = context.Process(target=run_worker, args=(config, task, parts, log_dir, sender))
+                    worker.start()
+                    sender.close()
+                    running[worker.sentinel] = (task, worker, receiver)
+                for sentinel in wait(list(running)):
+                    task, worker, receiver = running.pop(sentinel)
+                    worker.join()
+                    if worker.exitcode == 0:
+                        bar.set_postfix(task=task, mean_return=f"{receiver.recv():.2f}")
+                    else:
+                        failures[task] = failure_cause(worker, receiver)
+                    bar.update()
+        finally:
+            for _, worker, _ in running.values():
+                worker.terminate()
+                worker.join()
+    return failures
+
+
+def failure_cause(worker: multiprocessing.Process, receiver: Connection) -> str:
+    try:
+        return receiver.recv()
+    except EOFError:  # it died without a word
+        return (
+            f"killed by {signal.Signals(-worker.exitcode).name}"
+            if worker.exitcode < 0
+            else f"exit code {worker.exitcode}"
+        )
+
+
+def run_worker(config: dict, task: int, parts: Path, log_dir: Path, report: Connection) -> None:
+    """Collect one task; report its last mean return, or why it failed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    torch.set_num_threads(1)
+    try:
+        mean_returns = collect_task(config, task, parts / f"{task}.hdf5", log_dir)
+        report.send(mean_returns[-1])
+    except Exception as error:
+        report.send(f"{type(error).__name__}: {error}")
+        sys.exit(1)
+
+
+def collect_task(config: dict, task: int, path: Path, log_dir: Path | None) -> list[float]:
+    """Train the source algorithm on one task and write its history to `path`, in one step.
+
+    Returns:
+        The mean return of the episodes that ended in each rollout; NaN where none did.
+    """
+    kwargs = env.list_tasks(config)[task]
+    seed = config["alg_seed"] + task
+    vec_env = env.make_vec_env(config, [kwargs] * config["n_stream"])
+    source = algorithm.ALGORITHM[config["alg"]](config, vec_env, seed, log_dir and str(log_dir / f"task-{task}"))
+    logger = HistoryLoggerCallback(compress_interval=config["n_steps"])
+    source.learn(config["total_source_timesteps"], callback=logger, tb_log_name=config["alg"])
+    vec_env.close()
+    attributes = {
+        name: value for name, value in kwargs.items() if np.isscalar(value) or isinstance(value, (tuple, list))
+    }
+    attributes |= {"seed": seed, "mean_return_per_rollout": np.array(logger.mean_return_per_rollout, dtype=np.float32)}
+    if (optimal := env.optimal_return(config, kwargs)) is not None:
+        attributes["optimal_return"] = optimal
+    write_atomically(
+        path, lambda temporary: write_history(temporary, str(task), logger.history(), attributes, config["n_steps"])
+    )
+    return logger.mean_return_per_rollout
+
+
+# Writing ------------------------------------------------------------------------------------------
+
+
+def write_history(
+    path: Path, group_name: str, history: dict[str, np.ndarray], attributes: dict, chunk_steps: int
+) -> None:
+    """Write one task's arrays, chunked along time, compressed and with checksums."""
+    with h5py.File(path, "w") as file:
+        group = file.create_group(group_name)
+        for name, array in history.items():
+            chunks = (min(chunk_steps, len(array)), *array.shape[1:])
+            group.create_dataset(name, data=array, chunks=chunks, compression="gzip", shuffle=True, fletcher32=True)
+        group.attrs.update(attributes)
+
+
+def join_parts(output: Path, parts: Path, n_tasks: int, config: dict) -> None:
+    """Copy all parts into the final file, which gets its name only when it is whole; drop the parts."""
+
+    def write(temporary: Path) -> None:
+        with h5py.File(temporary, "w") as file:
+            file.attrs.update(file_attributes(config))
+            for task in range(n_tasks):
+                with h5py.File(parts / f"{task}.hdf5") as part:
+                    part.copy(str(task), file)
+
+    write_atomically(output, write)
+    shutil.rmtree(parts)
+
+
+def file_attributes(config: dict) -> dict:
+    versions = {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "stable_baselines3": stable_baselines3.__version__,
+        "gymnasium": gymnasium.__version__,
+        "numpy": np.__version__,
+        "h5py": h5py.__version__,
+    }
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return {
+        "format_version": FORMAT_VERSION,
+        "config": yaml.safe_dump(config, sort_keys=False),
+        "versions": yaml.safe_dump(versions, sort_keys=False),
+        "created_utc": datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds"),
+        "git_commit": git.stdout.strip() if git.returncode == 0 else "",
+    }
+
+
+if __name__ == "__main__":
+    run_script(main)

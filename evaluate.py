@@ -1,0 +1,239 @@
+"""Evaluate a trained AD in context, with frozen weights, on the tasks it never saw.
+
+Prints a table, and writes the returns with their settings (.npz) and a figure (.png).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import h5py
+import numpy as np
+import yaml
+
+import env
+from model import MODEL
+from plots import plot_returns, save_figure
+from utils import (
+    InputError,
+    add_set_argument,
+    checkpoint_paths,
+    choose_device,
+    history_path,
+    load_checkpoint,
+    override_config,
+    run_script,
+    write_atomically,
+)
+
+# What may differ from the checkpoint's config: the rest is built into the weights
+CHANGEABLE = (
+    "temperature",
+    "boundaries",
+    "alg_seed",
+    "env_split_seed",
+    "train_env_ratio",
+    "grid_size",
+    "horizon",
+    "env_kwargs",
+    "task_kwargs",
+)
+N_RANDOM_EPISODES = 100
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ckpt", help="checkpoint file (default: the newest one of the newest run in --runs-dir)")
+    parser.add_argument("--runs-dir", default="runs", help="folder of the training runs (default: %(default)s)")
+    parser.add_argument(
+        "--traj-dir",
+        default="datasets",
+        help="folder of the history file, for the source's curve (default: %(default)s)",
+    )
+    parser.add_argument("--out", help="result files without their endings (default: eval-MODE beside the checkpoint)")
+    parser.add_argument(
+        "--mode",
+        choices=("test", "train", "all"),
+        default="test",
+        help="which tasks; test: held out (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--episodes", type=positive, default=100, help="episodes per task and repeat (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--repeats", type=positive, default=16, help="independent repeats per task (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--temperature", type=float, help="of the actions; 0 takes the most probable (default: the checkpoint's)"
+    )
+    parser.add_argument(
+        "--boundaries", choices=("fixed", "predicted"), help="where regions end (default: the checkpoint's)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of action sampling and environments (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda or cuda:N (default: %(default)s, CUDA where there is one)"
+    )
+    add_set_argument(parser)
+    return parser.parse_args(argv)
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("expected at least 1")
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    path = Path(args.ckpt) if args.ckpt else newest_run_checkpoint(args.runs_dir)
+    checkpoint = load_checkpoint(path)
+    overrides = args.overrides + [
+        f"{n}={getattr(args, n)}" for n in ("temperature", "boundaries") if getattr(args, n) is not None
+    ]
+    config = override_config(checkpoint["config"], overrides, CHANGEABLE, checks=(env.config_problems,))
+    model = MODEL[config["model"]](config)
+    model.load_state_dict(checkpoint["model"])
+    model.to(choose_device(args.device))
+
+    indices = env.split_tasks(config)[args.mode]
+    tasks = [env.list_tasks(config)[i] for i in indices]
+    returns = evaluate_tasks(model, config, tasks, args.repeats, args.episodes, args.seed)
+    random_returns = evaluate_random(config, tasks, args.seed)
+    optimal = np.array([env.optimal_return(config, task) or np.nan for task in tasks])
+    settings = {
+        "checkpoint": str(path), "update": checkpoint["update"], "mode": args.mode, "repeats": args.repeats, "seed": args.seed,
+        "config": config,
+    }  # fmt: skip
+
+    mode = "compressed" if config["use_compressed_context"] else "standard"
+    print(f"{path}: {mode} context, temperature {config['temperature']}, {config['boundaries']} boundaries")
+    print_table(indices, tasks, returns, optimal, float(random_returns.mean()))
+    out = Path(args.out) if args.out else path.parent / f"eval-{args.mode}"
+    write_results(out, indices, returns, optimal, random_returns, settings)
+    curves = {f"AD, {mode}": returns.reshape(-1, returns.shape[-1])}
+    levels = {"random policy": float(random_returns.mean())} | (
+        {} if np.isnan(optimal).any() else {"optimum": float(optimal.mean())}
+    )
+    save_figure(
+        plot_returns(curves, levels, source_curve(config, args.traj_dir, indices)), out.with_name(out.name + ".png")
+    )
+    print(f"wrote {out}.npz and {out}.png")
+    return 0
+
+
+def newest_run_checkpoint(runs_dir: str) -> Path:
+    """The newest checkpoint (by update) of the run that saved last."""
+    runs = {path.parent for path in Path(runs_dir).rglob("ckpt-*.pt")}
+    newest = [paths[-1] for run in runs if (paths := checkpoint_paths(run))]
+    if not newest:
+        raise InputError(f"{runs_dir}: no checkpoint in it; train one with: python train.py, or name one with --ckpt")
+    return max(newest, key=lambda path: path.stat().st_mtime)
+
+
+# Running ------------------------------------------------------------------------------------------
+
+
+def evaluate_tasks(model, config: dict, tasks: list[dict], repeats: int, episodes: int, seed: int) -> np.ndarray:
+    """(tasks, repeats, episodes) returns of in-context episodes; all run at once."""
+    vec_env = env.make_vec_env(config, [task for task in tasks for _ in range(repeats)])
+    vec_env.seed(seed)
+    returns = model.evaluate_in_context(vec_env, episodes * env.max_episode_steps(config), seed=seed)["returns"]
+    vec_env.close()
+    return returns[:, :episodes].reshape(len(tasks), repeats, -1)
+
+
+def evaluate_random(config: dict, tasks: list[dict], seed: int) -> np.ndarray:
+    """(tasks, episodes) returns of a policy that acts at random."""
+    from model.ad import episode_returns
+
+    vec_env = env.make_vec_env(config, tasks)
+    vec_env.seed(seed)
+    vec_env.action_space.seed(seed)
+    n_steps = N_RANDOM_EPISODES * env.max_episode_steps(config)
+    rewards, dones = np.zeros((n_steps, len(tasks))), np.zeros((n_steps, len(tasks)), dtype=bool)
+    vec_env.reset()
+    for t in range(n_steps):
+        _, rewards[t], dones[t], _ = vec_env.step(np.array([vec_env.action_space.sample() for _ in tasks]))
+    vec_env.close()
+    return episode_returns(rewards, dones)[:, :N_RANDOM_EPISODES]
+
+
+def source_curve(config: dict, traj_dir: str, indices: list[int]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Episodes per stream after each source rollout, and the mean return in it; None if no file tells."""
+    path = history_path(config, traj_dir)
+    try:
+        with h5py.File(path) as file:
+            means = np.array([file[str(i)].attrs["mean_return_per_rollout"] for i in indices])
+    except (OSError, KeyError):
+        return None
+    episodes_per_rollout = config["n_steps"] / env.max_episode_steps(config)
+    return (np.arange(means.shape[1]) + 1) * episodes_per_rollout, np.nanmean(means, axis=0)
+
+
+# Reporting ----------------------------------------------------------------------------------------
+
+
+def bootstrap_interval(per_repeat: np.ndarray, n_samples: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of (tasks, repeats) values, over both tasks and repeats."""
+    rng = np.random.default_rng(0)
+    n_tasks, n_repeats = per_repeat.shape
+    tasks = rng.integers(n_tasks, size=(n_samples, n_tasks, 1))
+    repeats = rng.integers(n_repeats, size=(n_samples, n_tasks, n_repeats))
+    low, high = np.quantile(per_repeat[tasks, repeats].mean(axis=(1, 2)), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def print_table(
+    indices: list[int], tasks: list[dict], returns: np.ndarray, optimal: np.ndarray, random_return: float
+) -> None:
+    """One line per task and one for the mean; first and last stand for a tenth of the episodes, at most 10."""
+    n = min(10, max(1, returns.shape[-1] // 10))
+    first, last = returns[..., :n].mean(axis=-1), returns[..., -n:].mean(axis=-1)  # (tasks, repeats)
+    label = f"episodes 1-{n}", f"episodes {returns.shape[-1] - n + 1}-{returns.shape[-1]}"
+    print(f"{'task':>6} {'goal':>10} {label[0]:>16} {label[1]:>18} {'optimal':>8} {'share':>6}")
+    for row, (index, task) in enumerate(zip(indices, tasks)):
+        goal = str(task.get("goal", "-"))
+        share = last[row].mean() / optimal[row]
+        print(
+            f"{index:>6} {goal:>10} {first[row].mean():>16.2f} {last[row].mean():>18.2f} {optimal[row]:>8.2f} {share:>6.2f}"
+        )
+    print(
+        f"{'mean':>6} {'':>10} {first.mean():>16.2f} {last.mean():>18.2f} {optimal.mean():>8.2f} {last.mean() / optimal.mean():>6.2f}"
+    )
+    low, high = bootstrap_interval(last)
+    print(
+        f"mean return over the last {n} episodes: {last.mean():.2f}, 95 % interval {low:.2f} to {high:.2f} (bootstrap over tasks and repeats)"
+    )
+    if not np.isnan(optimal).any():
+        low, high = bootstrap_interval(last / optimal[:, None])
+        print(
+            f"mean share of each task's optimum: {(last / optimal[:, None]).mean():.3f}, 95 % interval {low:.3f} to {high:.3f}"
+        )
+    print(f"random policy: {random_return:.2f}")
+
+
+def write_results(
+    out: Path, indices: list[int], returns: np.ndarray, optimal: np.ndarray, random_returns: np.ndarray, settings: dict
+) -> None:
+    """Write OUT.npz: returns (task, repeat, episode), task indices, optima, random returns, and settings as YAML."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {
+        "returns": returns.astype(np.float32),
+        "tasks": np.array(indices),
+        "optimal": optimal,
+        "random_returns": random_returns,
+    }
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays, settings=yaml.safe_dump(settings, sort_keys=False))
+
+    write_atomically(out.with_name(out.name + ".npz"), write)
+
+
+if __name__ == "__main__":
+    run_script(main)

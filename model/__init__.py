@@ -1,0 +1,5 @@
+"""Models, by the name used in `model` of config/model/*.yaml."""
+
+from model.ad import AD
+
+MODEL = {"AD": AD}

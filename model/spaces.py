@@ -1,0 +1,103 @@
+"""How observations and actions enter and leave the model, discrete or continuous.
+
+A space is described by a plain dict, so that it can be stored in a checkpoint:
+`{"kind": "discrete", "sizes": [9, 9]}` or `{"kind": "continuous", "sizes": [3]}` for observations,
+`{"kind": "discrete", "sizes": [5]}` or `{"kind": "continuous", "sizes": [1], "low": ..., "high": ...}`
+for actions.
+
+Letters in shapes: ... any leading dimensions, D embedding, O observation entries, A actions or action entries.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+
+class ObservationEmbedding(nn.Module):
+    """(..., O) observations to (..., D): a sum of one embedding per entry, or a linear layer."""
+
+    def __init__(self, space: dict, n_embd: int):
+        super().__init__()
+        self.discrete = space["kind"] == "discrete"
+        sizes = torch.tensor(space["sizes"])
+        if self.discrete:
+            self.embedding = nn.Embedding(int(sizes.sum()), n_embd)
+            self.register_buffer("first_index", sizes.cumsum(0) - sizes, persistent=False)
+        else:
+            self.linear = nn.Linear(int(sizes[0]), n_embd)
+            self.register_buffer("mean", torch.zeros(int(sizes[0])))  # of the training data; stored with the model
+            self.register_buffer("std", torch.ones(int(sizes[0])))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        if self.discrete:
+            return self.embedding(observations.long() + self.first_index).sum(dim=-2)
+        return self.linear((observations.float() - self.mean) / self.std)
+
+
+class DiscreteActions(nn.Module):
+    """One of A actions: embedded as input, a categorical distribution as output."""
+
+    def __init__(self, space: dict, n_embd: int):
+        super().__init__()
+        self.n_outputs = space["sizes"][0]
+        self.embedding = nn.Embedding(self.n_outputs + 1, n_embd)  # the last one is "none"
+
+    def forward(self, previous_actions: Tensor, is_none: Tensor) -> Tensor:
+        """(...) actions, and where there was none, to (..., D)."""
+        return self.embedding(torch.where(is_none, self.n_outputs, previous_actions.long()))
+
+    def loss(self, outputs: Tensor, actions: Tensor, action_probs: Tensor | None) -> Tensor:
+        """(M, A) outputs to (M,) cross-entropies: to the source's distribution if given, else to its action."""
+        return F.cross_entropy(outputs, actions.long() if action_probs is None else action_probs, reduction="none")
+
+    def accuracy(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        """(M,) 1 where the most probable action is the one taken."""
+        return (outputs.argmax(-1) == actions).float()
+
+    def sample(self, outputs: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+        """(N, A) outputs to (N,) actions; temperature 0 takes the most probable."""
+        if temperature == 0:
+            return outputs.argmax(-1)
+        return torch.multinomial((outputs / temperature).softmax(-1), 1, generator=generator)[:, 0]
+
+
+class ContinuousActions(nn.Module):
+    """A real-valued action vector: a linear layer as input, a diagonal Gaussian as output."""
+
+    def __init__(self, space: dict, n_embd: int):
+        super().__init__()
+        n_entries = space["sizes"][0]
+        self.n_outputs = 2 * n_entries  # mean and log standard deviation
+        self.linear = nn.Linear(n_entries, n_embd)
+        self.none = nn.Parameter(0.02 * torch.randn(n_embd))
+        self.register_buffer("low", torch.tensor(space["low"]), persistent=False)
+        self.register_buffer("high", torch.tensor(space["high"]), persistent=False)
+
+    def forward(self, previous_actions: Tensor, is_none: Tensor) -> Tensor:
+        """(..., A) actions, and where there was none (...), to (..., D)."""
+        return torch.where(is_none[..., None], self.none, self.linear(previous_actions.float()))
+
+    def _distribution(self, outputs: Tensor) -> Normal:
+        mean, log_std = outputs.chunk(2, dim=-1)
+        return Normal(mean, log_std.clamp(-5, 2).exp())
+
+    def loss(self, outputs: Tensor, actions: Tensor, action_probs: Tensor | None) -> Tensor:
+        """(M, 2A) outputs to (M,) negative log-likelihoods of the actions taken."""
+        return -self._distribution(outputs).log_prob(actions.float()).sum(-1)
+
+    def accuracy(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        """(M,) share of action entries within one predicted standard deviation of the mean (0.68 is calibrated)."""
+        predicted = self._distribution(outputs)
+        return ((actions - predicted.mean).abs() <= predicted.stddev).float().mean(-1)
+
+    def sample(self, outputs: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+        """(N, 2A) outputs to (N, A) actions within bounds; temperature scales the standard deviation."""
+        predicted = self._distribution(outputs)
+        noise = torch.randn(predicted.mean.shape, generator=generator, device=outputs.device)
+        return (predicted.mean + temperature * predicted.stddev * noise).clamp(self.low, self.high)
+
+
+ACTIONS = {"discrete": DiscreteActions, "continuous": ContinuousActions}

@@ -1,0 +1,122 @@
+"""A causal pre-norm transformer with a key/value cache.
+
+Letters in shapes: B batch, T tokens, D embedding, H heads, K head width, N environments, S cache slots.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# attend(layer, q, k, v) -> attended values, all (B, H, T, K)
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+class Block(nn.Module):
+    """Attention and a two-layer perceptron, each behind a layer norm and a residual connection."""
+
+    def __init__(self, layer: int, n_embd: int, n_head: int, dropout: float):
+        super().__init__()
+        self.layer, self.n_head = layer, n_head
+        self.norm_attention = nn.LayerNorm(n_embd)
+        self.qkv = nn.Linear(n_embd, 3 * n_embd)
+        self.attention_out = nn.Linear(n_embd, n_embd)
+        self.norm_mlp = nn.LayerNorm(n_embd)
+        self.mlp_in = nn.Linear(n_embd, 4 * n_embd)
+        self.mlp_out = nn.Linear(4 * n_embd, n_embd)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        B, T, D = x.shape
+        qkv = self.qkv(self.norm_attention(x)).view(B, T, 3, self.n_head, D // self.n_head)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, K)
+        attended = attend(self.layer, q, k, v).transpose(1, 2).reshape(B, T, D)
+        x = x + self.dropout(self.attention_out(attended))
+        return x + self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(x)))))
+
+
+class KVCache:
+    """Keys and values of N environments, each with its own number of tokens, in preallocated slots."""
+
+    def __init__(self, trunk: Transformer, n_envs: int, n_slots: int):
+        weight = trunk.norm_out.weight
+        shape = (trunk.n_layer, n_envs, trunk.n_head, n_slots, weight.shape[0] // trunk.n_head)
+        self.keys = torch.zeros(shape, device=weight.device, dtype=weight.dtype)  # (n_layer, N, H, S, K)
+        self.values = torch.zeros_like(self.keys)
+        self.lengths = torch.zeros(n_envs, dtype=torch.long)  # tokens held per environment, on the CPU
+
+
+class Transformer(nn.Module):
+    """Maps embedded tokens to features; each token sees itself and the tokens before it."""
+
+    def __init__(self, n_embd: int, n_layer: int, n_head: int, dropout: float = 0.0):
+        super().__init__()
+        self.n_layer, self.n_head, self.dropout = n_layer, n_head, dropout
+        self.blocks = nn.ModuleList(Block(layer, n_embd, n_head, dropout) for layer in range(n_layer))
+        self.norm_out = nn.LayerNorm(n_embd)
+        self.apply(self._initialise)
+        for name, weight in self.named_parameters():  # residual branches start small, as in GPT-2
+            if name.endswith(("attention_out.weight", "mlp_out.weight")):
+                nn.init.normal_(weight, std=0.02 / math.sqrt(2 * n_layer))
+
+    @staticmethod
+    def _initialise(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor, attend: Attend | None = None) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        for block in self.blocks:
+            x = block(x, attend or self._attend_causally)
+        return self.norm_out(x)
+
+    def _attend_causally(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+
+    def encode(self, x: Tensor, n_tokens: Tensor, cache: KVCache, envs: Tensor) -> Tensor:
+        """Encode whole sequences and let them replace what the cache held for `envs`.
+
+        Args:
+            x: (B, T, D), padded on the right.
+            n_tokens: (B,) tokens of each sequence that are no padding.
+            envs: (B,) the environments they belong to.
+        """
+        T = x.shape[1]
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            cache.keys[layer, envs, :, :T] = k
+            cache.values[layer, envs, :, :T] = v
+            return self._attend_causally(layer, q, k, v)
+
+        cache.lengths[envs] = n_tokens
+        return self(x, attend)
+
+    def append(self, x: Tensor, cache: KVCache, envs: Tensor) -> Tensor:
+        """Add one token to each of `envs`; its features, (B, 1, D), equal those of a full forward.
+
+        Args:
+            x: (B, 1, D) the embedded tokens.
+            envs: (B,) distinct environments.
+        """
+        at = cache.lengths[envs]  # (B,) the slot each new token takes
+        longest, shortest = int(at.max()) + 1, int(at.min()) + 1
+        every = slice(None) if len(envs) == len(cache.lengths) else envs  # a slice spares a copy of the cache
+        mask = None
+        if shortest < longest:
+            mask = (torch.arange(longest) <= at[:, None])[:, None, None, :].to(x.device)  # (B, 1, 1, S)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            cache.keys[layer, envs, :, at] = k[:, :, 0]
+            cache.values[layer, envs, :, at] = v[:, :, 0]
+            keys = cache.keys[layer, every, :, :longest]
+            values = cache.values[layer, every, :, :longest]
+            return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+
+        cache.lengths[envs] += 1
+        return self(x, attend)
