@@ -199,7 +199,11 @@ class ADDataset(Dataset):
     # Samples --------------------------------------------------------------------------------------
 
     def _index_samples(self) -> None:
-        """Count the samples of each task; a sample number becomes a task, a place in its history and a stream."""
+        """Count the samples of each task; a sample number becomes a task, a place in its history and a stream.
+
+        A place is a current region, or in standard mode a last step. Rollouts 1 to `region_stride` - 1 have
+        none to follow at that stride, so they only ever appear before a current region or last step.
+        """
         self.stride = self.config["region_stride"] if any(self.regions) else 1
         if self.use_compressed_context:
             n_regions = np.array([len(regions) for regions in self.regions])
@@ -209,12 +213,12 @@ class ADDataset(Dataset):
                 spans = np.array(regions)
                 self.region_starts[task, : len(spans)] = spans[:, 0]
                 self.region_lengths[task, : len(spans)] = spans[:, 1] - spans[:, 0]
-            # Regions 1 to stride - 1 have none to follow, so they are only ever the previous region
             places = 1 + np.maximum(0, n_regions - self.stride)
             if self.config["context_regions"] == 1:
                 places = n_regions
         else:
-            places = self.task_steps
+            interval = self.config["compress_interval"]
+            places = np.minimum(self.task_steps, interval) + np.maximum(0, self.task_steps - self.stride * interval)
         self.n_samples = np.concatenate([[0], np.cumsum(places * self.n_streams)])
 
     def __len__(self) -> int:
@@ -242,7 +246,13 @@ class ADDataset(Dataset):
         With `mix_streams` the regions of a window come from random streams of the task: these share one
         policy, so each shows equally well what the policy did in that rollout.
         """
-        return self.batch(rng.integers(len(self), size=batch_size), rng if self.config["mix_streams"] else None)
+        batch = self.batch(rng.integers(len(self), size=batch_size), rng if self.config["mix_streams"] else None)
+        if not self.config["dense_supervision"]:
+            # One random step is the query; the model is causal, so what follows it is not seen
+            n_targets = batch["region_lengths"].sum(1) - batch["target_from"]
+            batch["target_from"] += torch.from_numpy(rng.random(batch_size) * n_targets.numpy()).long()
+            batch["target_until"] = batch["target_from"] + 1
+        return batch
 
     def batch(self, samples: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, torch.Tensor]:
         """The given samples as one batch; `rng` picks another stream for every region but the current one."""
@@ -284,8 +294,9 @@ class ADDataset(Dataset):
         A window that starts with the history has targets everywhere; a later one only where evaluation,
         which keeps `kept_fraction` of the window when it rolls, would act.
         """
-        tasks, last, streams = self._locate(samples)
+        tasks, places, streams = self._locate(samples)
         n_transit, interval, stride = self.config["n_transit"], self.config["compress_interval"], self.stride
+        last = np.where(places < interval, places, places + (stride - 1) * interval)
         offset = last // interval % stride  # which of the thinned histories the last step belongs to
         period = interval * stride
         n_left = self.task_steps[tasks] - offset * interval
@@ -301,8 +312,7 @@ class ADDataset(Dataset):
         streams = self._streams_per_part(streams, int(part.max()) + 1, rng)
         batch = self._gather(tasks, times, np.take_along_axis(streams, part, axis=1), step < lengths[:, None])
         n_kept = min(max(1, int(n_transit * self.config["kept_fraction"])), n_transit - 1)
-        # A thinned history that skips the first rollouts does not begin as evaluation does
-        at_start = np.where(offset == 0, 0, np.minimum(interval, lengths - 1))
+        at_start = np.where(offset == 0, 0, interval)  # evaluation does not begin with a later rollout
         target_from = np.where(start == 0, at_start, n_kept)
         return batch | {
             "region_lengths": torch.from_numpy(lengths[:, None]),

@@ -170,8 +170,9 @@ def source_curve(config: dict, traj_dir: str, indices: list[int]) -> tuple[np.nd
             means = np.array([file[str(i)].attrs["mean_return_per_rollout"] for i in indices])
     except (OSError, KeyError):
         return None
-    episodes_per_rollout = config["n_steps"] / env.max_episode_steps(config)
-    return (np.arange(means.shape[1]) + 1) * episodes_per_rollout, np.nanmean(means, axis=0)
+    ended = np.isfinite(means).any(axis=0)  # rollouts in which some episode ended
+    episodes = (np.arange(means.shape[1]) + 1) * config["n_steps"] / env.max_episode_steps(config)
+    return episodes[ended], np.nanmean(means[:, ended], axis=0)
 
 
 # Reporting ----------------------------------------------------------------------------------------

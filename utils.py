@@ -106,6 +106,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "region_stride": Key(int, 1, low=1),
         "mix_streams": Key(bool, False),
         "soft_targets": Key(bool, True),
+        "dense_supervision": Key(bool, True),
         "token_type_loss_weight": Key(float, 0.1, low=0),
         "n_embd": Key(int, 64, low=1),
         "n_layer": Key(int, 4, low=1),

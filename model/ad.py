@@ -95,8 +95,8 @@ class AD(nn.Module):
 
         Args:
             batch: `observations` (B, L, O), `actions` (B, L) or (B, L, A), `rewards` (B, L), `dones` (B, L),
-                optionally `action_probs` (B, L, A), `region_lengths` (B, R), and `target_from` (B,), the
-                first step whose action is a target.
+                optionally `action_probs` (B, L, A), `region_lengths` (B, R), `target_from` (B,), the first
+                step whose action is a target, and optionally `target_until` (B,), the first one after these.
 
         Returns:
             Scalars `loss_action`, `acc_action` and `loss_total`; in compressed mode also
@@ -105,9 +105,10 @@ class AD(nn.Module):
         x, layout = self.embed_window(batch)
         features = self.transformer(x)
 
-        is_target = (
-            layout.valid & (layout.types == TokenType.TRANSITION) & (layout.steps >= batch["target_from"][:, None])
-        )
+        is_target = layout.valid & (layout.types == TokenType.TRANSITION)
+        is_target &= layout.steps >= batch["target_from"][:, None]
+        if "target_until" in batch:
+            is_target &= layout.steps < batch["target_until"][:, None]
         window, token = is_target.nonzero(as_tuple=True)
         step = layout.steps[window, token]
         outputs = self.pred_action(features[window, token])  # (M, A), M targets

@@ -1,0 +1,110 @@
+"""Run the study behind the result tables: train and evaluate every setting, and store its scores.
+
+    python results/study.py                  # all settings; what is already stored is skipped
+    python results/study.py compressed       # only settings whose name starts so
+
+One run takes 4 to 6 minutes on one core, and two run side by side on 2 cores: about 2 hours in all.
+`python results/report.py` makes the tables and figures from the stored scores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SCORES = ROOT / "results" / "scores"
+COMPRESSED, STANDARD = "config/model/ad_dr_compressed.yaml", "config/model/ad_dr.yaml"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of a table: the same training with several seeds, evaluated in one or more ways.
+
+    evaluations: name of a score file to further arguments of evaluate.py.
+    """
+
+    name: str
+    config: str = COMPRESSED
+    overrides: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0, 1)
+    splits: tuple[int, ...] = (0,)
+    evaluations: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"default": ()})
+
+
+def standard(name: str, n_transit: int, batch_size: int) -> Setting:
+    """Standard AD at the training compute of the compressed one: as many tokens per update."""
+    overrides = (f"n_transit={n_transit}", f"train_batch_size={batch_size}")
+    evaluations = {f"temperature-{t}": ("--temperature", t) for t in ("0.6", "1.0")}
+    return Setting(name, STANDARD, overrides, (0, 1, 2), evaluations=evaluations)
+
+
+SETTINGS = [
+    Setting("compressed", seeds=(0, 1, 2, 3, 4), evaluations={"default": ("--episodes", "500")}),
+    standard("standard-160", 160, 64),
+    standard("standard-320", 320, 32),
+    standard("standard-80", 80, 128),
+    standard("standard-full", 480, 21),  # the whole history, thinned by region_stride 3: six rollouts
+    Setting("compressed-split", seeds=(0, 1, 2), splits=(1, 2)),
+    Setting("hard-targets", overrides=("soft_targets=false",)),
+    Setting("stride-1", overrides=("region_stride=1",)),
+    Setting("stride-2", overrides=("region_stride=2",)),
+    Setting("stride-4", overrides=("region_stride=4",)),
+    Setting("one-region", overrides=("context_regions=1", "train_batch_size=128")),
+    Setting("four-regions", overrides=("context_regions=4", "n_transit=320", "train_batch_size=32")),
+    Setting("same-stream", overrides=("mix_streams=false",)),
+    Setting("token-type-weight-0", overrides=("token_type_loss_weight=0",)),
+    Setting("token-type-weight-1", overrides=("token_type_loss_weight=1",)),
+    Setting("last-step-only", overrides=("dense_supervision=false",)),
+]
+
+
+def run(setting: Setting, split: int, seed: int) -> None:
+    """Train one seed and store the returns of its evaluations."""
+    wanted = {name: score_path(setting, split, seed, name) for name in setting.evaluations}
+    missing = {name: path for name, path in wanted.items() if not path.with_suffix(".npz").exists()}
+    if not missing:
+        return
+    run_dir = ROOT / "runs" / "study" / f"{setting.name}_split-{split}_seed-{seed}"
+    sets = [*setting.overrides, f"train_seed={seed}", f"env_split_seed={split}", "eval_interval=1000000"]
+    flags = [flag for item in sets for flag in ("--set", item)]
+    call("train.py", "--run-dir", str(run_dir), "--model-config", setting.config, "--device", "cpu", *flags)
+    newest = max(run_dir.glob("ckpt-*.pt"), key=lambda path: int(path.stem.removeprefix("ckpt-")))
+    for name, path in missing.items():
+        call("evaluate.py", "--ckpt", str(newest), "--out", str(path), "--device", "cpu", *setting.evaluations[name])
+        path.with_suffix(".png").unlink()  # the report draws its own
+        print(f"stored {path.relative_to(ROOT)}.npz", flush=True)
+
+
+def score_path(setting: Setting, split: int, seed: int, evaluation: str) -> Path:
+    return SCORES / f"{setting.name}_split-{split}_seed-{seed}_{evaluation}"
+
+
+def call(*arguments: str) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("prefix", nargs="?", default="", help="only settings whose name starts so (default: all)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each (default: %(default)s)")
+    args = parser.parse_args()
+    chosen = [setting for setting in SETTINGS if setting.name.startswith(args.prefix)]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        jobs = [pool.submit(run, s, split, seed) for s in chosen for split in s.splits for seed in s.seeds]
+        for job in jobs:
+            job.result()
+
+
+if __name__ == "__main__":
+    main()

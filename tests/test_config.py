@@ -1,0 +1,200 @@
+"""Configs: includes, types, relations, and that every problem is told at once, before any work."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import TINY_ENV, set_flags
+
+import algorithm
+import collect
+import env
+import evaluate
+import train
+from utils import (
+    DEFAULT_CONFIG,
+    KEYS,
+    ROOT,
+    InputError,
+    checkpoint_paths,
+    get_config,
+    load_checkpoint,
+    load_config,
+)
+
+CHECKS = (env.config_problems, algorithm.config_problems)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*/*.yaml")), ids=lambda path: path.stem)
+def test_shipped_files_are_accepted_and_explained(path):
+    section = path.parent.name
+    config = load_config(DEFAULT_CONFIG | {section: path}, checks=CHECKS)
+    assert set(get_config(path)) <= set(KEYS[section])
+    for line in path.read_text().splitlines():
+        if line and not line.startswith(("#", "include:")):
+            assert "#" in line or line.startswith(("env:", "alg:", "model:")), f"{path}: no meaning given for {line}"
+    assert f"--{ {'algorithm': 'alg'}.get(section, section) }-config {path.relative_to(ROOT)}" in path.read_text()
+    assert config
+
+
+def test_every_key_is_read_by_the_code():
+    code = "".join(path.read_text() for path in ROOT.glob("*.py")) + "".join(
+        path.read_text() for folder in ("env", "algorithm", "model") for path in (ROOT / folder).glob("*.py")
+    )
+    for keys in KEYS.values():
+        for name in keys:
+            assert f'["{name}"]' in code or f'get("{name}"' in code, name
+
+
+def test_include_resolves_from_the_repository_root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("include: config/model/ad_dr.yaml\nn_layer: 7\n")
+    config = get_config(tmp_path / "mine.yaml")
+    assert config["n_layer"] == 7 and config["n_embd"] == get_config("config/model/ad_dr.yaml")["n_embd"]
+    assert "include" not in config
+
+
+def test_a_config_without_the_newer_keys_means_standard_ad(tmp_path):
+    (tmp_path / "old.yaml").write_text("model: AD\nn_transit: 100\ntrain_timesteps: 10\n")
+    config = load_config(DEFAULT_CONFIG | {"model": tmp_path / "old.yaml"})
+    assert config["use_compressed_context"] is False and config["token_type_loss_weight"] == 0.1
+
+
+def test_overrides_are_typed_like_the_values_they_replace():
+    settings = ["lr=3e-4", "train_timesteps=7", "soft_targets=false", "n_process=null", "net_arch=[8, 8]", "dropout=0"]
+    config = load_config(DEFAULT_CONFIG, settings)
+    assert (config["lr"], config["train_timesteps"], config["soft_targets"]) == (3e-4, 7, False)
+    assert config["n_process"] is None and config["net_arch"] == [8, 8] and isinstance(config["dropout"], float)
+
+
+def test_all_problems_are_listed_at_once(tmp_path):
+    (tmp_path / "model.yaml").write_text(
+        "include: config/model/ad_dr_compressed.yaml\nn_transitt: 1\nlr: fast\nn_layer: 1.5\n"
+    )
+    paths = DEFAULT_CONFIG | {"model": tmp_path / "model.yaml"}
+    with pytest.raises(InputError) as caught:
+        load_config(paths, ["n_streams=3", "soft_targets=1", "nonsense", "dropout=1", "n_head=0"])
+    for expected in (
+        "unknown key 'n_transitt'; did you mean 'n_transit'?", "lr: 'fast': expected float, got str",
+        "n_layer: 1.5: expected int, got float", "unknown key 'n_streams'; did you mean 'n_stream'?",
+        "soft_targets: 1: expected bool, got int", "--set nonsense: expected key=value",
+        "dropout: 1.0: expected at most 0.999", "n_head: 0: expected at least 1",
+    ):  # fmt: skip
+        assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["n_steps=40"], "compress_interval 80 must equal the algorithm's n_steps 40"),
+        (["n_transit=159"], "n_transit 159 is too small.*2 regions of compress_interval 80 steps, at least 160"),
+        (["n_steps=1", "compress_interval=1"], "n_steps: 1: expected at least 2"),
+        (["n_embd=65"], "n_embd 65 must be a multiple of n_head 2"),
+        (["batch_size=8001"], "batch_size 8001 is larger than one rollout, n_steps . n_stream = 80 . 100 = 8000"),
+        (["net_arch=[0]"], "net_arch"),
+        (["env=lightroom"], "env: 'lightroom' is neither one of darkroom nor a registered"),
+        (["alg=SARSA"], "alg: unknown algorithm 'SARSA', expected one of PPO"),
+        (["lr=.nan"], "lr: nan: expected a finite number"),
+    ],
+)
+def test_contradictions_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        load_config(DEFAULT_CONFIG, settings, CHECKS)
+
+
+def test_standard_mode_does_not_care_about_the_interval():
+    load_config(DEFAULT_CONFIG, ["use_compressed_context=false", "n_steps=40", "n_transit=30"], CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected 'key: value' lines, found nothing"),
+        ("- a\n- b\n", "found list"),
+        ("a: [1\n", "not readable as YAML"),
+        ("lr: !!python/object/apply:os.system ['true']\n", "not readable as YAML"),
+        ("include: nowhere.yaml\n", "no such config file"),
+    ],
+)
+def test_broken_yaml_is_refused(tmp_path, text, message):
+    (tmp_path / "model.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_config(DEFAULT_CONFIG | {"model": tmp_path / "model.yaml"})
+
+
+def test_include_circle_is_refused(tmp_path):
+    (tmp_path / "a.yaml").write_text(f"include: {tmp_path}/b.yaml\n")
+    (tmp_path / "b.yaml").write_text(f"include: {tmp_path}/a.yaml\n")
+    with pytest.raises(InputError, match="includes itself"):
+        get_config(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("script", [collect, train])
+def test_a_wrong_config_stops_before_any_work(script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="n_step"):
+        script.main(["--set", "n_step=3", *set_flags(*TINY_ENV)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_files_are_told(tmp_path):
+    with pytest.raises(InputError, match="no such config file"):
+        train.main(["--model-config", str(tmp_path / "none.yaml")])
+    with pytest.raises(InputError, match="python collect.py"):
+        train.main(["--traj-dir", str(tmp_path), "--run-dir", str(tmp_path / "run")])
+    with pytest.raises(InputError, match="python train.py"):
+        evaluate.main(["--runs-dir", str(tmp_path)])
+    with pytest.raises(InputError, match="no such checkpoint"):
+        evaluate.main(["--ckpt", str(tmp_path / "ckpt-1.pt")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_message_is_all_a_user_sees(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), "--set", "n_transit=3", "--set", "lr=x"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert (
+        done.stderr
+        == "error: the configuration has problems:\n  - config/model/ad_dr_compressed.yaml: lr: 'x': expected float, got str\n"
+    )
+
+
+def test_checkpoints_are_ordered_by_number(tmp_path):
+    for name in ("ckpt-9000.pt", "ckpt-100000.pt", "ckpt-10.pt", "ckpt-x.pt", ".ckpt-200000.pt.tmp1"):
+        (tmp_path / name).touch()
+    assert [path.name for path in checkpoint_paths(tmp_path)] == ["ckpt-10.pt", "ckpt-9000.pt", "ckpt-100000.pt"]
+
+
+def test_a_strangers_checkpoint_runs_no_code(tmp_path):
+    import torch
+
+    class Attack:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    torch.save({"config": Attack()}, tmp_path / "ckpt-1.pt")
+    with pytest.raises(InputError, match="not readable as a checkpoint"):
+        load_checkpoint(tmp_path / "ckpt-1.pt")
+    assert not (tmp_path / "owned").exists()
+    (tmp_path / "ckpt-2.pt").write_bytes(b"")
+    with pytest.raises(InputError, match="not readable as a checkpoint"):
+        load_checkpoint(tmp_path / "ckpt-2.pt")
+    torch.save({"weights": 1}, tmp_path / "ckpt-3.pt")
+    with pytest.raises(InputError, match="lacks config, model, update"):
+        load_checkpoint(tmp_path / "ckpt-3.pt")
+
+
+def test_help_names_every_default():
+    for script in (collect, train, evaluate):
+        with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
+            shown = []
+            patch.setattr("sys.stdout.write", shown.append)
+            script.main(["--help"])
+        options = "".join(shown).split("\n  --")[1:]
+        assert len(options) >= 6 and all("default:" in option or option.startswith("help") for option in options)
+
+
+def test_effective_config_survives_yaml():
+    config = load_config(DEFAULT_CONFIG) | env.describe_spaces(load_config(DEFAULT_CONFIG))
+    assert yaml.safe_load(yaml.safe_dump(config)) == config

@@ -1,0 +1,164 @@
+"""The rolling context: equal to a full forward, equal to what the dataset builds, never too long."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_config, write_file
+
+import env
+from dataset import ADDataset
+from model import AD
+from model.ad import episode_returns
+from model.context import RollingContext
+from utils import history_path
+
+N_ENVS = 6
+
+
+def random_model(*settings) -> AD:
+    torch.manual_seed(1)
+    model = AD(tiny_config(*settings))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def random_steps(n_steps: int, seed: int = 0):
+    """(observations, actions, rewards, dones) per step, for N_ENVS environments."""
+    rng = np.random.default_rng(seed)
+    for t in range(n_steps):
+        observations = torch.from_numpy(rng.integers(3, size=(N_ENVS, 2)))
+        actions = torch.from_numpy(rng.integers(5, size=N_ENVS))
+        rewards = torch.from_numpy(rng.random(N_ENVS, dtype=np.float32))
+        yield observations, actions, rewards, torch.full((N_ENVS,), t % 6 == 5)
+
+
+def full_forward(model: AD, context: RollingContext) -> torch.Tensor:
+    """Features of every environment's newest token, without a cache."""
+    x, layout = model.embed_window(context.window(torch.arange(N_ENVS)))
+    return model.transformer(x)[torch.arange(N_ENVS), layout.valid.sum(1) - 1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("settings", [["use_compressed_context=true"], ["use_compressed_context=false", "n_transit=20"],
+                                      ["use_compressed_context=true", "context_regions=1"],
+                                      ["use_compressed_context=true", "context_regions=3", "n_transit=36"]])  # fmt: skip
+@pytest.mark.parametrize("ends_differ", [False, True])
+def test_cached_equals_uncached(settings, ends_differ):
+    """Through many boundaries; with `ends_differ`, each environment ends regions at places of its own."""
+    model = random_model(*settings)
+    context = RollingContext(model, N_ENVS)
+    rng = np.random.default_rng(5)
+    for t, (observations, *results) in enumerate(random_steps(70)):
+        features = context.observe(observations)
+        if t == 0:
+            context.record(*results)
+            continue
+        torch.testing.assert_close(features, full_forward(model, context), atol=1e-5, rtol=1e-5)
+        if ends_differ and context.compressed:
+            context.ended |= torch.from_numpy(rng.random(N_ENVS) < 0.1)
+        assert int(context.n_steps.max()) <= context.capacity
+        context.record(*results)
+    if ends_differ and context.compressed:
+        assert len(set(context.region_lengths[:, -1].tolist())) > 1  # they were in different places
+
+
+@torch.no_grad()
+def test_context_equals_what_the_dataset_builds(tmp_path):
+    """The same history, stepped through by the context and read from a file."""
+    model = random_model("use_compressed_context=true", "region_stride=1", "soft_targets=false")
+    steps = list(random_steps(50))
+    arrays = [torch.stack(values).numpy() for values in zip(*steps)]
+    changes = dict(zip(("states", "actions", "rewards", "dones"), arrays))
+    path = write_file(history_path(model.config, tmp_path), model.config, 50, N_ENVS, action_probs=None, **changes)
+    dataset = ADDataset(model.config, tmp_path, "test")
+    assert h5py.is_hdf5(path)
+
+    context = RollingContext(model, N_ENVS)
+    n_compared = 0
+    for t, (observations, *results) in enumerate(steps):
+        context.observe(observations)
+        context.record(*results)
+        if t % 12 == 11 or t == 49:  # a region is complete, or the history ends
+            region = t // 12
+            batch = dataset.batch(region * N_ENVS + np.arange(N_ENVS))
+            window = context.window(torch.arange(N_ENVS))
+            assert torch.equal(window["region_lengths"], batch["region_lengths"])
+            (ours, our_layout), (theirs, their_layout) = model.embed_window(window), model.embed_window(batch)
+            assert torch.equal(our_layout.types, their_layout.types)
+            assert torch.equal(our_layout.positions, their_layout.positions)
+            torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+            n_compared += 1
+    assert n_compared == 5
+
+
+def test_evaluation_keeps_at_most_two_regions_and_sees_nothing_older(monkeypatch):
+    model = random_model("use_compressed_context=true")
+    longest = []
+    observe = RollingContext.observe
+
+    def watch(context, observations):
+        features = observe(context, observations)
+        longest.append(int(context.n_steps.max()))
+        return features
+
+    monkeypatch.setattr(RollingContext, "observe", watch)
+    vec_env = env.make_vec_env(model.config, env.list_tasks(model.config))
+    result = model.evaluate_in_context(vec_env, 60)
+    assert max(longest) == 24 and longest[24:] == [13 + t % 12 for t in range(36)]
+    assert result["rewards"].shape == (60, 9) and result["returns"].shape == (9, 10)
+    np.testing.assert_array_equal(np.where(result["region_ends"][:, 0])[0], [11, 23, 35, 47, 59])
+
+
+@torch.no_grad()
+def test_what_was_dropped_has_no_influence():
+    model = random_model("use_compressed_context=true")
+    one, other = RollingContext(model, N_ENVS), RollingContext(model, N_ENVS)
+    for t, (first, second) in enumerate(zip(random_steps(40, seed=0), random_steps(40, seed=1))):
+        if t >= 12:
+            second = first  # histories that differ in their first region only
+        a, b = one.observe(first[0]), other.observe(second[0])
+        one.record(*first[1:])
+        other.record(*second[1:])
+        assert torch.equal(a, b) == (t >= 24)
+
+
+class EndsAnywhere(torch.nn.Module):
+    """Stands in for the token-type head: ends a region after about every tenth step, by the features' digits."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        ends = (features.sum(-1) * 1e4).frac().abs() < 0.1
+        return torch.stack([~ends, torch.zeros_like(ends), ends], dim=-1).float()
+
+
+def test_predicted_boundaries_are_per_environment_and_capped():
+    model = random_model("use_compressed_context=true")
+    vec_env = env.make_vec_env(model.config, env.list_tasks(model.config))
+    model.pred_token_type = EndsAnywhere()
+    ends = model.evaluate_in_context(vec_env, 120, boundaries="predicted")["region_ends"]
+    lengths = [np.diff(np.flatnonzero(ends[:, n]), prepend=-1) for n in range(9)]
+    assert all(length.max() <= 12 for length in lengths)
+    assert len({tuple(length) for length in lengths}) > 1
+
+
+def test_sampling_is_reproducible_and_argmax_is_temperature_zero():
+    model = random_model("use_compressed_context=true")
+    tasks = env.list_tasks(model.config)
+
+    def run(**settings):
+        return model.evaluate_in_context(env.make_vec_env(model.config, tasks), 40, **settings)["rewards"]
+
+    assert np.array_equal(run(seed=3), run(seed=3)) and not np.array_equal(run(seed=3), run(seed=4))
+    assert np.array_equal(run(temperature=0, seed=3), run(temperature=0, seed=4))
+    outputs = torch.tensor([[0.0, 1.0, 0.0]]).repeat(4000, 1)
+    sharp, flat = (model.actions.sample(outputs, t, torch.Generator().manual_seed(0)) == 1 for t in (0.5, 2.0))
+    assert sharp.float().mean().item() == pytest.approx(np.exp(2) / (np.exp(2) + 2), abs=0.03)
+    assert flat.float().mean().item() == pytest.approx(np.exp(0.5) / (np.exp(0.5) + 2), abs=0.03)
+
+
+def test_episode_returns():
+    rewards = np.array([[1, 0], [2, 5], [3, 0], [4, 7]], dtype=float)
+    dones = np.array([[False, True], [True, False], [False, False], [True, True]])
+    np.testing.assert_array_equal(episode_returns(rewards, dones), [[3, 7], [0, 12]])

@@ -1,0 +1,246 @@
+"""Windows from history files: what is in them, what is refused, and what older files may lack."""
+
+import warnings
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_config, write_file
+
+from dataset import ADDataset
+from utils import InputError, history_path
+
+N_STEPS, N_STREAMS, INTERVAL = 60, 4, 12  # five regions
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Write a file and open it: make(settings, n_steps=..., dataset=replacement or None)."""
+
+    def build(*settings, n_steps=N_STEPS, mode="train", n_stream=None, source_timesteps=None, **changes):
+        config = tiny_config("use_compressed_context=true", "mix_streams=false", "region_stride=1", *settings)
+        write_file(history_path(config, tmp_path), config, n_steps, N_STREAMS, **changes)
+        return ADDataset(config, tmp_path, mode, n_stream, source_timesteps)
+
+    return build
+
+
+def origins(sample: dict) -> list[tuple[int, int, int]]:
+    """(task, step, stream) of every step in a sample, from its rewards."""
+    rewards = sample["rewards"][: int(sample["region_lengths"].sum())].long()
+    return [(int(r) // 10_000, int(r) % 10_000 // 10, int(r) % 10) for r in rewards]
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_a_window_is_the_current_region_and_the_one_stride_rollouts_before(make, stride):
+    dataset = make(f"region_stride={stride}")
+    seen = set()
+    for i in range(len(dataset)):
+        sample = dataset._get_compressed_context_sample(i)
+        previous, current = sample["region_lengths"].tolist()
+        tasks, steps, streams = zip(*origins(sample))
+        assert len(set(tasks)) == len(set(streams)) == 1
+        start = steps[previous]
+        assert list(steps[previous:]) == list(range(start, start + current)) and start % INTERVAL == 0
+        if previous:
+            assert list(steps[:previous]) == list(range(start - stride * INTERVAL, start - (stride - 1) * INTERVAL))
+        else:
+            assert start == 0  # only a history's first region stands alone
+        assert sample["target_from"] == previous
+        seen.add((tasks[0], start // INTERVAL, streams[0]))
+    current_regions = [0, *range(stride, 5)]
+    assert seen == {(task, r, s) for task in dataset.tasks for r in current_regions for s in range(N_STREAMS)}
+    assert len(seen) == len(dataset)
+
+
+def test_unfinished_tail_is_used_and_padded(make):
+    dataset = make(source_timesteps=41, mode="test")  # three regions and 5 steps
+    batch = dataset.batch(np.arange(len(dataset)))
+    assert set(map(tuple, batch["region_lengths"].tolist())) == {(0, 12), (12, 12), (12, 5)}
+    assert batch["rewards"].shape == (4 * N_STREAMS, 24)
+    tail = dataset[len(dataset) - 1]
+    assert [step for _, step, _ in origins(tail)] == list(range(24, 41))
+
+
+def test_file_with_an_unfinished_tail(make):
+    dataset = make(n_steps=41, mode="test")
+    assert [step for _, step, _ in origins(dataset[len(dataset) - 1])] == list(range(24, 41))
+
+
+def test_batched_samples_equal_single_ones(make):
+    dataset = make(source_timesteps=41)
+    samples = np.array([0, 5, len(dataset) - 1, 17])
+    batch = dataset.batch(samples)
+    for row, i in enumerate(samples):
+        single = dataset[i]
+        for name, values in single.items():
+            assert torch.equal(values, batch[name][row][: len(values)] if values.dim() else batch[name][row])
+
+
+def test_mixed_streams_stay_in_the_task_and_in_their_rollout(make):
+    dataset = make("mix_streams=true")
+    batch = dataset.sample_batch(300, np.random.default_rng(0))
+    n_mixed = 0
+    for row in range(300):
+        sample = {name: values[row] for name, values in batch.items()}
+        previous, _ = sample["region_lengths"].tolist()
+        places = origins(sample)
+        assert len({task for task, _, _ in places}) == 1
+        assert len({stream for _, _, stream in places[:previous]}) <= 1
+        assert len({stream for _, _, stream in places[previous:]}) == 1
+        n_mixed += len({stream for _, _, stream in places}) == 2
+    assert n_mixed > 100
+
+
+def test_four_regions(make):
+    dataset = make("context_regions=4", "n_transit=48")
+    sample = dataset[4 * N_STREAMS]  # region 4, the last of the first task
+    assert sample["region_lengths"].tolist() == [12, 12, 12, 12]
+    assert [step for _, step, _ in origins(sample)] == list(range(12, 60))
+    assert dataset[N_STREAMS]["region_lengths"].tolist() == [0, 0, 12, 12]
+
+
+@pytest.mark.parametrize(("n_transit", "stride"), [(24, 1), (10, 1), (30, 2), (500, 1), (500, 3)])
+def test_standard_windows(make, n_transit, stride):
+    dataset = make("use_compressed_context=false", f"n_transit={n_transit}", f"region_stride={stride}", mode="test")
+    assert len(dataset) == (N_STEPS - (stride - 1) * INTERVAL) * N_STREAMS
+    covered = set()
+    for i in range(0, len(dataset), N_STREAMS):
+        sample = dataset[i]
+        steps = [step for _, step, _ in origins(sample)]
+        assert len(steps) <= n_transit and len({s for _, _, s in origins(sample)}) == 1
+        rollouts = [step // INTERVAL for step in steps]
+        # every stride-th rollout, each step once and in order
+        assert all(
+            b - a == (1 if a // INTERVAL == b // INTERVAL else 1 + (stride - 1) * INTERVAL)
+            for a, b in zip(steps, steps[1:])
+        )
+        assert len({r % stride for r in rollouts}) == 1
+        first, target_from = steps[0], int(sample["target_from"])
+        if first == 0:
+            assert target_from == 0
+        elif len(steps) == n_transit:
+            assert target_from == n_transit // 2
+        covered |= {(step, steps[0]) for step in steps[target_from:]}
+    assert {step for step, _ in covered} == {
+        s for s in range(N_STEPS) if s < INTERVAL or stride == 1 or s >= INTERVAL * stride
+    }
+
+
+def test_soft_targets_follow_the_config_and_the_file(make):
+    assert "action_probs" in make()[0]
+    assert "action_probs" not in make("soft_targets=false")[0]
+    with pytest.warns(UserWarning, match="no action_probs"):
+        assert "action_probs" not in make(action_probs=None)[0]
+
+
+def test_sparse_supervision_has_one_target_per_window(make):
+    dataset = make("dense_supervision=false")
+    batch = dataset.sample_batch(500, np.random.default_rng(0))
+    target, n_steps = batch["target_from"], batch["region_lengths"].sum(1)
+    assert torch.equal(batch["target_until"], target + 1) and (target < n_steps).all()
+    place = target - (n_steps - batch["region_lengths"][:, -1])  # within the current region
+    assert set(place.tolist()) == set(range(INTERVAL))
+
+
+def test_file_without_markers_falls_back_to_standard_mode_with_one_warning(make):
+    with pytest.warns(UserWarning) as caught:
+        dataset = make(compress_markers=None)
+    assert [str(w.message) for w in caught if "compress_markers" in str(w.message)] and len(caught) == 1
+    assert not dataset.use_compressed_context and dataset[30]["region_lengths"].tolist() == [24]
+
+
+def test_older_file_loads(make):
+    """(T, E) int32 markers, int32 arrays, (T, E, 1) actions, no attributes, no action_probs, no dones."""
+    markers = np.zeros((N_STEPS, N_STREAMS), dtype=np.int32)
+    markers[::INTERVAL], markers[INTERVAL - 1 :: INTERVAL] = 1, 2
+    actions = np.ones((N_STEPS, N_STREAMS, 1), dtype=np.int32)
+    states = np.ones((N_STEPS, N_STREAMS, 2), dtype=np.int32)
+    old = {"compress_markers": markers, "states": states, "actions": actions, "dones": None, "next_states": None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset = make("soft_targets=false", action_probs=None, **old)
+    assert dataset.use_compressed_context and not dataset.with_dones
+    sample = dataset[5]
+    assert sample["actions"].shape == (24,) and not sample["dones"].any()
+
+
+def damaged(shape, value, at, dtype=float):
+    array = np.zeros(shape, dtype=dtype)
+    array[at] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rewards": None}, r"/4: lacks the dataset rewards|lacks the dataset rewards"),
+        (
+            {"rewards": damaged((N_STEPS, N_STREAMS), np.nan, (7, 1))},
+            r"/rewards: value nan at \(7, 1\), expected finite",
+        ),
+        ({"actions": damaged((N_STEPS, N_STREAMS), 5, (3, 2), int)}, r"/actions: value 5 at \(3, 2\), expected 0 to 4"),
+        (
+            {"states": damaged((N_STEPS, N_STREAMS, 2), 3, (0, 0, 1), int)},
+            r"/states: value 3 at \(0, 0, 1\), expected 0 to 2",
+        ),
+        ({"states": np.zeros((N_STEPS, N_STREAMS, 3), int)}, r"/states: has shape"),
+        ({"rewards": np.zeros((N_STEPS - 1, N_STREAMS))}, r"/rewards: has shape \(59, 4\)"),
+        ({"action_probs": np.ones((N_STEPS, N_STREAMS, 4))}, r"/action_probs: has shape"),
+        ({"action_probs": np.full((N_STEPS, N_STREAMS, 5), 2.0)}, r"/action_probs: value 2.0"),
+        ({"compress_markers": np.zeros(N_STEPS, int)}, r"/compress_markers: steps from 0 on lie in no region"),
+        ({"compress_markers": np.zeros(9, int)}, r"/compress_markers: has 9 steps, states has 60"),
+        ({"compress_markers": damaged((N_STEPS, N_STREAMS), 1, (0, 1), int)}, "differs between streams"),
+    ],
+)
+def test_damaged_content_is_refused(make, changes, message):
+    with pytest.raises(InputError, match=message):
+        make(**changes)
+
+
+def test_interval_that_contradicts_the_markers_is_refused(make):
+    with pytest.raises(InputError, match="expected compress_interval = 6.*set compress_interval"):
+        make("n_steps=6", "compress_interval=6", "batch_size=96", compress_markers=intervals_of(12))
+
+
+def intervals_of(interval: int) -> np.ndarray:
+    markers = np.zeros(N_STEPS, dtype=np.int8)
+    markers[::interval], markers[interval - 1 :: interval] = 1, 2
+    return markers
+
+
+def test_files_that_are_none(tmp_path):
+    config = tiny_config()
+    with pytest.raises(InputError, match="no such history file; collect it with"):
+        ADDataset(config, tmp_path, "train")
+    path = history_path(config, tmp_path)
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match="damaged or no HDF5 file"):
+        ADDataset(config, tmp_path, "train")
+    write_file(path, config, N_STEPS, N_STREAMS)
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(InputError, match="damaged or no HDF5 file"):
+        ADDataset(config, tmp_path, "train")
+    write_file(path, config, N_STEPS, N_STREAMS)
+    with h5py.File(path, "a") as file:
+        file.attrs["format_version"] = 99
+    with pytest.raises(InputError, match="format_version 99 is newer"):
+        ADDataset(config, tmp_path, "train")
+
+
+def test_asking_for_more_than_the_file_has_is_refused(make):
+    with pytest.raises(InputError, match="holds 60 steps per stream, train_source_timesteps asks for 61"):
+        make(source_timesteps=61)
+    with pytest.raises(InputError, match="holds 4 streams, n_stream asks for 5"):
+        make(n_stream=5)
+    assert make(n_stream=2).n_streams == 2
+    with pytest.raises(InputError, match="has no group '9'"):
+        make("grid_size=3", "train_env_ratio=1.0")  # 9 groups are written for 9 tasks ...
+        ADDataset(tiny_config("grid_size=4"), make.__closure__[0].cell_contents, "all")  # ... and 16 are asked for
+
+
+def test_modes_are_the_split(make):
+    train, test = make(), make(mode="test")
+    assert len(train.tasks) == 8 and len(test.tasks) == 1 and set(train.tasks).isdisjoint(test.tasks)
+    assert make(mode="all").tasks == list(range(9))

@@ -1,0 +1,176 @@
+"""Recorded histories: markers, terminal observations and action probabilities, in real PPO runs."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_ENV, TINY_SOURCE, set_flags, tiny_config
+from stable_baselines3 import DQN, PPO
+
+import collect
+import env
+from algorithm.utils import HistoryLoggerCallback, find_regions, mark_regions
+from utils import InputError
+
+
+def record(n_steps: int, total: int, n_streams: int = 3, grid_size: int = 9):
+    vec_env = env.darkroom.DarkroomVecEnv([{"goal": (1, 1), "grid_size": grid_size}] * n_streams)
+    source = PPO("MlpPolicy", vec_env, n_steps=n_steps, batch_size=n_steps, learning_rate=0.01, seed=0, device="cpu")
+    logger = HistoryLoggerCallback(compress_interval=n_steps)
+    source.learn(total, callback=logger)
+    return source, logger.history()
+
+
+@pytest.mark.parametrize(
+    ("n_steps", "total", "n_rollouts"), [(80, 80 * 13 * 3, 13), (5, 5 * 4 * 3, 4), (80, 1000 * 3, 13)]
+)
+def test_markers_follow_the_rollouts(n_steps, total, n_rollouts):
+    _, history = record(n_steps, total)
+    markers = history["compress_markers"]
+    assert markers.shape == (n_steps * n_rollouts,) and markers.dtype == np.int8
+    np.testing.assert_array_equal(np.where(markers == 1)[0], np.arange(n_rollouts) * n_steps)
+    np.testing.assert_array_equal(np.where(markers == 2)[0], np.arange(1, n_rollouts + 1) * n_steps - 1)
+    assert set(np.unique(markers)) == {0, 1, 2}
+
+
+def test_states_actions_and_ends_fit_together():
+    _, history = record(n_steps=30, total=30 * 3 * 3)
+    states, next_states, dones = history["states"], history["next_states"], history["dones"]
+    same_episode = ~dones[:-1]
+    np.testing.assert_array_equal(next_states[:-1][same_episode], states[1:][same_episode])
+    np.testing.assert_array_equal(np.where(dones[:, 0])[0], np.arange(19, len(dones), 20))
+    # Replaying the actions gives the terminal observation, not the reset one
+    task = env.darkroom.Darkroom((1, 1))
+    for stream in range(3):
+        for t in range(len(dones)):
+            if t % 20 == 0:
+                task.reset()
+            np.testing.assert_array_equal(task.cell, states[t, stream])
+            cell, reward, *_ = task.step(history["actions"][t, stream])
+            np.testing.assert_array_equal(cell, next_states[t, stream])
+            assert reward == history["rewards"][t, stream]
+
+
+def test_action_probs_are_the_acting_policys():
+    """The last rollout's, before its update: compared with a twin that has had one rollout less."""
+    n_steps, n_streams = 40, 3
+    _, history = record(n_steps, total=3 * n_steps * n_streams)
+    twin, shorter = record(n_steps, total=2 * n_steps * n_streams)
+    np.testing.assert_array_equal(history["states"][:80], shorter["states"])  # same seed, same history
+    states = torch.as_tensor(history["states"][80:].reshape(-1, 2).astype(np.int64))
+    with torch.no_grad():
+        probs = twin.policy.get_distribution(states).distribution.probs.numpy().reshape(n_steps, n_streams, 5)
+    np.testing.assert_allclose(history["action_probs"][80:], probs, atol=1e-3)
+    assert history["action_probs"].dtype == np.float16
+    assert np.abs(probs - history["action_probs"][:40]).max() > 0.05  # the policy did change
+
+
+def test_types_are_the_smallest_that_hold_the_values():
+    _, history = record(n_steps=5, total=15)
+    assert history["states"].dtype == history["actions"].dtype == np.uint8
+    _, history = record(n_steps=5, total=15, grid_size=300)
+    assert history["states"].dtype == np.uint16 and history["states"].max() <= 155
+
+
+def test_wrong_interval_and_off_policy_algorithms_are_refused():
+    vec_env = env.darkroom.DarkroomVecEnv([{"goal": (1, 1)}])
+    with pytest.raises(ValueError, match="compress_interval is 7, but the algorithm's n_steps is 8"):
+        PPO("MlpPolicy", vec_env, n_steps=8, batch_size=8).learn(8, callback=HistoryLoggerCallback(7))
+    flat = env.make_vec_env({"env": "CartPole-v1"}, [{}])
+    with pytest.raises(ValueError, match="DQN is not an on-policy algorithm"):
+        DQN("MlpPolicy", flat, buffer_size=10).learn(8, callback=HistoryLoggerCallback(8))
+
+
+def test_find_regions_inverts_mark_regions():
+    for regions, n_steps in (([(0, 4), (4, 8)], 8), ([(0, 4), (4, 8)], 6), ([(0, 4), (4, 8), (8, 12)], 9)):
+        expected = [(start, min(stop, n_steps)) for start, stop in regions]
+        assert find_regions(mark_regions(regions, n_steps), 4) == expected
+
+
+@pytest.mark.parametrize(
+    ("markers", "message"),
+    [
+        ([1, 0, 2, 0, 1, 2], "expected a region start .1. at step 3, found the next one at step 4"),
+        ([1, 0, 1, 2], "from step 0 to 3|expected a region start"),
+        ([0, 0, 0, 0], "steps from 0 on lie in no region"),
+        ([1, 0, 0, 2], "has 4 steps, expected compress_interval = 3"),
+        ([1, 0, 0, 0], "has 4 steps, expected compress_interval = 3"),
+        ([1, 0, 2, 2], "lie in no region"),
+        ([1, 0, 5], "step 2 has marker 5"),
+        ([1, 2, 1, 0, 2], "has 2 steps"),
+    ],
+)
+def test_contradicting_markers_are_told(markers, message):
+    with pytest.raises(ValueError, match=message):
+        find_regions(np.array(markers), 3)
+
+
+def test_file_holds_what_the_format_says(tiny_histories):
+    config = tiny_config()
+    with h5py.File(tiny_histories / "history_darkroom_PPO_alg-seed42.hdf5") as f:
+        assert sorted(f, key=int) == [str(i) for i in range(9)]
+        assert {"format_version", "config", "versions", "created_utc", "git_commit"} <= set(f.attrs)
+        group = f["0"]
+        T, E = 120, 16
+        shapes = {name: data.shape for name, data in group.items()}
+        assert shapes == {
+            "states": (T, E, 2), "actions": (T, E), "rewards": (T, E), "next_states": (T, E, 2), "dones": (T, E),
+            "action_probs": (T, E, 5), "compress_markers": (T,),
+        }  # fmt: skip
+        assert group["dones"].dtype == bool and group["action_probs"].dtype == np.float16
+        assert all(data.compression == "gzip" and data.shuffle and data.chunks[0] == 12 for data in group.values())
+        assert tuple(group.attrs["goal"]) == (0, 0) and group.attrs["seed"] == 42 and group.attrs["optimal_return"] == 5
+        returns = group["rewards"][()].reshape(10, 2, 6, E).sum(axis=2).mean(axis=(1, 2))
+        np.testing.assert_allclose(group.attrs["mean_return_per_rollout"], returns, rtol=1e-5)
+        markers = f["0"]["compress_markers"][()]
+        np.testing.assert_array_equal(np.where(markers == 1)[0], np.arange(0, T, config["n_steps"]))
+
+
+def test_complete_output_is_found_before_any_work(tiny_histories, capsys):
+    path = tiny_histories / "history_darkroom_PPO_alg-seed42.hdf5"
+    before = path.stat().st_mtime_ns
+    arguments = ["--traj-dir", str(tiny_histories), *set_flags(*TINY_ENV, *TINY_SOURCE)]
+    assert collect.main(arguments) == 0
+    assert "--overwrite" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"n_epochs: 10 there, 2 now.*--overwrite"):
+        collect.main([*arguments, "--set", "n_epochs=2"])
+    assert path.stat().st_mtime_ns == before
+
+
+def test_interrupted_collection_repeats_only_what_is_missing(tiny_histories, tmp_path):
+    """All parts but one are there, as after a kill; the joined file equals the uninterrupted one."""
+    config = tiny_config()
+    parts = tmp_path / ".history_darkroom_PPO_alg-seed42.hdf5.parts"
+    collect.prepare_parts(parts, config)
+    for task in range(8):
+        collect.collect_task(config, task, parts / f"{task}.hdf5", log_dir=None)
+    stamps = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.hdf5")}
+    collected = []
+
+    def watch(config, tasks, parts, log_dir, collect_tasks=collect.collect_tasks):
+        collected.extend(tasks)
+        assert {path.name: path.stat().st_mtime_ns for path in parts.glob("*.hdf5")} == stamps
+        return collect_tasks(config, tasks, parts, log_dir)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collect, "collect_tasks", watch)
+        logs = ["--log-dir", str(tmp_path / "logs")]
+        assert collect.main(["--traj-dir", str(tmp_path), *logs, *set_flags(*TINY_ENV, *TINY_SOURCE)]) == 0
+    assert collected == [8] and not parts.exists()
+    with (
+        h5py.File(tiny_histories / "history_darkroom_PPO_alg-seed42.hdf5") as one,
+        h5py.File(tmp_path / "history_darkroom_PPO_alg-seed42.hdf5") as other,
+    ):
+        for task in one:
+            for name in one[task]:
+                np.testing.assert_array_equal(one[task][name][()], other[task][name][()])
+
+
+def test_a_failing_task_is_reported_and_the_others_finish(tmp_path, capsys):
+    """Task 3 cannot write its part: a folder stands in its place."""
+    config = tiny_config()
+    parts = tmp_path / "parts"
+    (parts / "3.hdf5").mkdir(parents=True)
+    failures = collect.collect_tasks(config, [2, 3, 4], parts, tmp_path / "logs")
+    assert list(failures) == [3] and "IsADirectoryError" in failures[3]
+    assert (parts / "2.hdf5").is_file() and (parts / "4.hdf5").is_file()

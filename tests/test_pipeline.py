@@ -1,0 +1,135 @@
+"""The three scripts together, on CPU: they learn, resume, fall back, and write what they promise."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import TINY_ENV, TINY_MODEL, TINY_SOURCE, set_flags
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import collect
+import evaluate
+import train
+from utils import InputError, checkpoint_paths, load_checkpoint
+
+TINY = set_flags(*TINY_ENV, *TINY_SOURCE, *TINY_MODEL)
+pytestmark = pytest.mark.slow
+
+
+def train_in(run_dir, histories, *settings, config="config/model/ad_dr_compressed.yaml") -> list:
+    arguments = ["--traj-dir", str(histories), "--run-dir", str(run_dir), "--model-config", config, "--device", "cpu"]
+    assert train.main([*arguments, *TINY, *set_flags(*settings)]) == 0
+    return checkpoint_paths(run_dir)
+
+
+def evaluate_in(path, *arguments) -> np.ndarray:
+    assert evaluate.main(["--ckpt", str(path), "--device", "cpu", *arguments]) == 0
+    with np.load(path.parent / "eval-test.npz") as results:
+        return {name: results[name] for name in results}
+
+
+def test_learns_to_find_an_unseen_goal(tiny_histories, tmp_path, capsys):
+    """Less than a minute of training on 8 of 9 goals; the held-out goal is then found in context."""
+    settings = ["train_timesteps=600", "region_stride=3", "lr=0.003", "temperature=0.6"]
+    path = train_in(tmp_path / "run", tiny_histories, *settings)[-1]
+    results = evaluate_in(path, "--episodes", "30", "--repeats", "16", "--traj-dir", str(tiny_histories))
+    last = results["returns"][..., -5:].mean()
+    assert results["returns"].shape == (1, 16, 30)
+    assert last > 3 * results["random_returns"].mean()
+    assert last > results["returns"][..., :2].mean() + 0.5  # and it got better in context
+    printed = capsys.readouterr().out
+    assert "95 % interval" in printed and "share" in printed
+    settings = yaml.safe_load(str(results["settings"]))
+    assert settings["config"]["region_stride"] == 3 and settings["repeats"] == 16
+    assert (tmp_path / "run" / "eval-test.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("mode", ["ad_dr_compressed", "ad_dr"])
+def test_both_modes_train_log_and_evaluate(tiny_histories, tmp_path, mode):
+    paths = train_in(tmp_path, tiny_histories, config=f"config/model/{mode}.yaml")
+    assert [path.name for path in paths] == ["ckpt-10.pt", "ckpt-20.pt"]
+    assert evaluate_in(paths[-1], "--episodes", "5", "--repeats", "2")["returns"].shape == (1, 2, 5)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    names = {"loss_action", "acc_action", "loss_total"}
+    if mode == "ad_dr_compressed":
+        names |= {"loss_token_type", "acc_token_type", "recall_compress_end"}
+    scalars = set(events.Tags()["scalars"])
+    assert {f"{split}/{name}" for split in ("train", "test") for name in names} | {"train/lr"} <= scalars
+    assert ("train/loss_token_type" in scalars) == (mode == "ad_dr_compressed")
+    assert "test/return_over_episodes" in events.Tags()["images"]
+    assert len(events.Scalars("train/loss_total")) == 4 and len(events.Scalars("test/loss_total")) == 2
+
+
+def test_a_file_without_markers_trains_and_evaluates_in_standard_mode(tiny_histories, tmp_path):
+    name = "history_darkroom_PPO_alg-seed42.hdf5"
+    with h5py.File(tiny_histories / name) as source, h5py.File(tmp_path / name, "w") as old:
+        for task in source:
+            for field in ("states", "actions", "rewards", "next_states"):
+                old[f"{task}/{field}"] = source[task][field][()].astype(np.int32)
+    with pytest.warns(UserWarning) as caught:
+        path = train_in(tmp_path / "run", tmp_path)[-1]
+    assert [str(w.message) for w in caught if "no compress_markers: standard mode" in str(w.message)]
+    config = load_checkpoint(path)["config"]
+    assert config["use_compressed_context"] is False and config["with_dones"] is False
+    assert evaluate_in(path, "--episodes", "3", "--repeats", "2")["returns"].shape == (1, 2, 3)
+
+
+def test_a_resumed_run_ends_with_the_same_weights(tiny_histories, tmp_path):
+    straight = train_in(tmp_path / "straight", tiny_histories, "dropout=0.1")[-1]
+    halves = train_in(tmp_path / "halves", tiny_histories, "dropout=0.1")
+    halves[-1].unlink()  # as if killed after update 10
+    resumed = train_in(tmp_path / "halves", tiny_histories, "dropout=0.1")[-1]
+    one, other = load_checkpoint(straight), load_checkpoint(resumed)
+    assert one["update"] == other["update"] == 20
+    for name, weights in one["model"].items():
+        assert torch.equal(weights, other["model"][name]), name
+
+
+def test_a_complete_run_is_left_alone_and_other_settings_are_told(tiny_histories, tmp_path, capsys):
+    path = train_in(tmp_path, tiny_histories)[-1]
+    before = path.stat().st_mtime_ns
+    train_in(tmp_path, tiny_histories)
+    assert "already complete" in capsys.readouterr().out and path.stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="n_embd: 32 there, 16 now.*--overwrite"):
+        train_in(tmp_path, tiny_histories, "n_embd=16")
+    train_in(tmp_path, tiny_histories, "temperature=0.5")  # changes nothing that was learned
+    assert path.stat().st_mtime_ns == before
+
+
+def test_only_the_newest_checkpoints_are_kept(tiny_histories, tmp_path):
+    paths = train_in(tmp_path, tiny_histories, "ckpt_interval=3", "keep_checkpoints=2")
+    assert [path.name for path in paths] == ["ckpt-18.pt", "ckpt-20.pt"]
+
+
+def test_evaluation_takes_the_newest_run_and_follows_its_mode(tiny_histories, tmp_path, capsys):
+    train_in(tmp_path / "b", tiny_histories, config="config/model/ad_dr.yaml")
+    train_in(tmp_path / "a", tiny_histories)
+    assert evaluate.main(["--runs-dir", str(tmp_path), "--episodes", "2", "--repeats", "1"]) == 0
+    assert f"{tmp_path / 'a' / 'ckpt-20.pt'}: compressed context" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--set n_layer: fixed by the checkpoint"):
+        evaluate.main(["--runs-dir", str(tmp_path), "--set", "n_layer=3"])
+    with pytest.raises(InputError, match="temperature: -1.0: expected at least 0"):
+        evaluate.main(["--runs-dir", str(tmp_path), "--temperature", "-1"])
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs"), [("CartPole-v1", "{}"), ("Pendulum-v1", "{}"), ("FrozenLake-v1", "{is_slippery: false}")]
+)
+def test_any_gymnasium_environment_goes_through_all_scripts(tmp_path, env_id, kwargs):
+    """Continuous and discrete observations, discrete and continuous actions, episodes of any length."""
+    family = [f"env={env_id}", f"env_kwargs={kwargs}", "task_kwargs=[{}, {}]", "train_env_ratio=0.5"]
+    source = ["n_stream=4", "n_steps=12", "total_source_timesteps=192", "batch_size=48", "n_epochs=1"]
+    folders = ["--traj-dir", str(tmp_path)]
+    assert collect.main([*folders, "--log-dir", str(tmp_path / "logs"), *set_flags(*family, *source)]) == 0
+    settings = [
+        *family,
+        *source,
+        *TINY_MODEL,
+        "eval_interval=1000",
+        "eval_episodes=1",
+        "eval_repeats=1",
+        "train_timesteps=10",
+    ]
+    assert train.main([*folders, "--run-dir", str(tmp_path / "run"), *set_flags(*settings)]) == 0
+    assert evaluate.main(["--runs-dir", str(tmp_path), *folders, "--episodes", "1", "--repeats", "2"]) == 0
