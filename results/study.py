@@ -32,7 +32,7 @@ class Setting:
     name: str
     config: str = COMPRESSED
     overrides: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (0, 1)
+    seeds: tuple[int, ...] = (0,)
     splits: tuple[int, ...] = (0,)
     evaluations: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"default": ()})
 
@@ -45,7 +45,15 @@ def standard(name: str, n_transit: int, batch_size: int) -> Setting:
 
 
 SETTINGS = [
-    Setting("compressed", seeds=(0, 1, 2, 3, 4), evaluations={"default": ("--episodes", "500")}),
+    Setting(
+        "compressed",
+        seeds=(0, 1, 2, 3, 4),
+        evaluations={
+            "default": ("--episodes", "500"),
+            "predicted": ("--boundaries", "predicted"),
+            **{f"temperature-{t}": ("--temperature", t) for t in ("0.0", "0.4", "0.8", "1.0")},
+        },
+    ),
     standard("standard-160", 160, 64),
     standard("standard-320", 320, 32),
     standard("standard-80", 80, 128),
