@@ -75,7 +75,7 @@ SETTINGS = [
 def run(setting: Setting, split: int, seed: int) -> None:
     """Train one seed and store the returns of its evaluations."""
     wanted = {name: score_path(setting, split, seed, name) for name in setting.evaluations}
-    missing = {name: path for name, path in wanted.items() if not path.with_suffix(".npz").exists()}
+    missing = {name: path for name, path in wanted.items() if not Path(f"{path}.npz").exists()}
     if not missing:
         return
     run_dir = ROOT / "runs" / "study" / f"{setting.name}_split-{split}_seed-{seed}"
@@ -85,7 +85,7 @@ def run(setting: Setting, split: int, seed: int) -> None:
     newest = max(run_dir.glob("ckpt-*.pt"), key=lambda path: int(path.stem.removeprefix("ckpt-")))
     for name, path in missing.items():
         call("evaluate.py", "--ckpt", str(newest), "--out", str(path), "--device", "cpu", *setting.evaluations[name])
-        path.with_suffix(".png").unlink()  # the report draws its own
+        Path(f"{path}.png").unlink()  # the report draws its own
         print(f"stored {path.relative_to(ROOT)}.npz", flush=True)
 
 
