@@ -7,6 +7,7 @@ on where it stopped; the parts are joined at the end. The layout of the file is 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import multiprocessing
 import os
 import platform
@@ -14,10 +15,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import TextIO
 
 import gymnasium
 import h5py
@@ -30,6 +34,7 @@ from tqdm import tqdm
 import algorithm
 import env
 from algorithm.utils import HistoryLoggerCallback
+from ranks import Ranks
 from utils import (
     BAR_SECONDS,
     KEYS,
@@ -39,11 +44,15 @@ from utils import (
     config_paths,
     history_path,
     load_config,
+    make_folder,
+    n_cores,
+    one_line,
     run_script,
     write_atomically,
 )
 
 FORMAT_VERSION = 1
+HDF5_FORMAT = ("v110", "v110")  # its metadata carry checksums too; read by HDF5 1.10 (2016) and newer
 # Keys that change how or how the file is used, not what is in it
 NOT_RECORDED = {"n_process", "env_split_seed", "train_env_ratio"}
 
@@ -62,32 +71,64 @@ def main(argv: list[str] | None = None) -> int:
     config = load_config(config_paths(args), args.overrides, checks=(env.config_problems, algorithm.config_problems))
     output = history_path(config, args.traj_dir)
     parts = output.with_name(f".{output.name}.parts")
-    if args.overwrite:
-        shutil.rmtree(parts, ignore_errors=True)
-    elif output.exists():
-        check_same_settings(config, read_settings(output), output)
-        print(f"{output} is already complete; use --overwrite to collect it again")
+    log_dir = Path(args.log_dir) / output.stem
+    ranks = Ranks()
+    plan = prepare(config, output, parts, args.overwrite) if ranks.is_first else None  # rank 0 looks for all
+    pending = ranks.from_first(plan and plan.pending)
+    if pending is None:
         return 0
-    prepare_parts(parts, config)
-
-    n_tasks = len(env.list_tasks(config))
-    done = {int(path.stem) for path in parts.glob("*.hdf5")}
-    pending = [task for task in range(n_tasks) if task not in done]
-    if done:
-        print(f"going on: {len(done)} of {n_tasks} tasks are already finished in {parts}")
     try:
-        failures = collect_tasks(config, pending, parts, Path(args.log_dir) / output.stem)
+        found = collect_tasks(config, ranks.share(pending), parts, log_dir, ranks)
     except KeyboardInterrupt:
         print(f"\ninterrupted; finished tasks are kept in {parts}, the same command goes on", file=sys.stderr)
         return 130
+    failures = {task: cause for of_rank in ranks.gather(found) for task, cause in of_rank.items()}
+    if plan:
+        finish(config, output, parts, failures)
+    ranks.leave()
+    return 1 if failures else 0
+
+
+@dataclass
+class Plan:
+    """What is left to do; the lock is held as long as this object lives."""
+
+    pending: list[int]
+    lock: TextIO
+
+
+def prepare(config: dict, output: Path, parts: Path, overwrite: bool) -> Plan | None:
+    """Find out which tasks are left to collect; None if the output is complete.
+
+    Raises:
+        InputError: the output or its parts were made with other settings, or another collect.py is at work.
+    """
+    if output.exists() and not overwrite:
+        check_same_settings(config, read_settings(output), output)
+        print(f"{output} is already complete; use --overwrite to collect it again")
+        return None
+    make_folder(output.parent)
+    held = lock(output)
+    if overwrite:
+        shutil.rmtree(parts, ignore_errors=True)
+    prepare_parts(parts, config)
+    tasks = range(len(env.list_tasks(config)))
+    pending = [task for task in tasks if not is_finished(parts / f"{task}.hdf5", task)]
+    if len(pending) < len(tasks):
+        print(f"going on: {len(tasks) - len(pending)} of {len(tasks)} tasks are already finished in {parts}")
+    return Plan(pending, held)
+
+
+def finish(config: dict, output: Path, parts: Path, failures: dict[int, str]) -> None:
+    """Join the parts into the output, or report what failed."""
+    n_tasks = len(env.list_tasks(config))
+    for task, cause in sorted(failures.items()):
+        print(f"task {task} failed: {cause}", file=sys.stderr)
     if failures:
-        for task, cause in sorted(failures.items()):
-            print(f"task {task} failed: {cause}", file=sys.stderr)
         print(f"{len(failures)} of {n_tasks} tasks failed; the same command repeats only these", file=sys.stderr)
-        return 1
+        return
     join_parts(output, parts, n_tasks, config)
     print(f"wrote {output}: {n_tasks} tasks, {output.stat().st_size / 1e6:.1f} MB")
-    return 0
 
 
 # Settings of existing files -----------------------------------------------------------------------
@@ -103,8 +144,8 @@ def read_settings(output: Path) -> dict:
     try:
         with h5py.File(output) as file:
             return recorded_settings(yaml.safe_load(file.attrs["config"]))
-    except (OSError, KeyError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # h5py raises many types for damaged files
+        reason = one_line(error)[:200]
         raise InputError(
             f"{output}: exists, but its settings cannot be read ({reason}); --overwrite replaces it"
         ) from None
@@ -126,25 +167,53 @@ def check_same_settings(config: dict, existing: dict, place: Path) -> None:
 
 
 def prepare_parts(parts: Path, config: dict) -> None:
+    """Make the folder of the parts, or check that it was made with the same settings."""
     settings = parts / "settings.yaml"
     if settings.exists():
         check_same_settings(config, yaml.safe_load(settings.read_text()), parts)
-    parts.mkdir(parents=True, exist_ok=True)
+    make_folder(parts)
     write_atomically(settings, lambda path: path.write_text(yaml.safe_dump(recorded_settings(config))))
+
+
+def is_finished(path: Path, task: int) -> bool:
+    """Whether a part is there and whole; a damaged one is told and removed."""
+    if not path.is_file():
+        return False
+    try:
+        with h5py.File(path) as file:
+            for data in file[str(task)].values():
+                data[()]  # compares the checksums
+        return True
+    except Exception as error:  # h5py raises many types for damaged files
+        print(f"{path}: damaged ({one_line(error)[:200]}); task {task} is collected again", file=sys.stderr)
+        path.unlink()
+        return False
+
+
+def lock(output: Path) -> TextIO:
+    """Keep a second collect.py away from the same output, until the returned file is closed."""
+    file = open(output.with_name(f".{output.name}.lock"), "w")  # noqa: SIM115, the caller keeps it open
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise InputError(f"{output}: another collect.py is at work on it; wait for it, or stop it first") from None
+    return file
 
 
 # Running ------------------------------------------------------------------------------------------
 
 
-def collect_tasks(config: dict, tasks: list[int], parts: Path, log_dir: Path) -> dict[int, str]:
+def collect_tasks(config: dict, tasks: list[int], parts: Path, log_dir: Path, ranks: Ranks) -> dict[int, str]:
     """Run every task in a process of its own, `n_process` at a time; return the causes of failures."""
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload(["collect"])  # import torch and SB3 once, not once per task
-    n_process = config["n_process"] or len(os.sched_getaffinity(0))
+    n_process = config["n_process"] or max(1, n_cores() // ranks.n_local)
     waiting, running, failures = list(tasks), {}, {}
-    with tqdm(total=len(tasks), desc="collect", unit="task", mininterval=BAR_SECONDS) as bar:
+    with tqdm(
+        total=len(tasks), desc="collect", unit="task", mininterval=BAR_SECONDS, disable=not ranks.is_first
+    ) as bar:
         try:
             while waiting or running:
                 while waiting and len(running) < n_process:
@@ -182,14 +251,20 @@ def failure_cause(worker: multiprocessing.Process, receiver: Connection) -> str:
 
 def run_worker(config: dict, task: int, parts: Path, log_dir: Path, report: Connection) -> None:
     """Collect one task; report its last mean return, or why it failed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers ...
+    threading.Thread(target=die_with_parent, daemon=True).start()  # ... unless it was killed
     torch.set_num_threads(1)
     try:
         mean_returns = collect_task(config, task, parts / f"{task}.hdf5", log_dir)
         report.send(mean_returns[-1])
     except Exception as error:
-        report.send(f"{type(error).__name__}: {error}")
+        report.send(f"{type(error).__name__}: {one_line(error)}")
         sys.exit(1)
+
+
+def die_with_parent() -> None:
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 def collect_task(config: dict, task: int, path: Path, log_dir: Path | None) -> list[float]:
@@ -224,7 +299,7 @@ def write_history(
     path: Path, group_name: str, history: dict[str, np.ndarray], attributes: dict, chunk_steps: int
 ) -> None:
     """Write one task's arrays, chunked along time, compressed and with checksums."""
-    with h5py.File(path, "w") as file:
+    with h5py.File(path, "w", libver=HDF5_FORMAT) as file:
         group = file.create_group(group_name)
         for name, array in history.items():
             chunks = (min(chunk_steps, len(array)), *array.shape[1:])
@@ -236,7 +311,7 @@ def join_parts(output: Path, parts: Path, n_tasks: int, config: dict) -> None:
     """Copy all parts into the final file, which gets its name only when it is whole; drop the parts."""
 
     def write(temporary: Path) -> None:
-        with h5py.File(temporary, "w") as file:
+        with h5py.File(temporary, "w", libver=HDF5_FORMAT) as file:
             file.attrs.update(file_attributes(config))
             for task in range(n_tasks):
                 with h5py.File(parts / f"{task}.hdf5") as part:

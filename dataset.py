@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 import env
 from algorithm.utils import find_regions
-from utils import InputError, history_path
+from utils import InputError, history_path, one_line
 
 FIELDS = ("states", "actions", "rewards", "dones", "action_probs")  # what training reads; the last two are optional
 NEWEST_FORMAT = 1
@@ -65,10 +65,12 @@ class ADDataset(Dataset):
             with h5py.File(self.path) as file:
                 self._check_version(file)
                 self._read(file, n_stream, source_timesteps)
-        except (OSError, RuntimeError) as error:  # what h5py raises for damaged files
-            reason = " ".join(str(error).split())
+        except InputError:
+            raise
+        except Exception as error:  # h5py raises many types for damaged files
             raise InputError(
-                f"{self.path}: damaged or no HDF5 file ({reason}); collect it again with: python collect.py --overwrite"
+                f"{self.path}: damaged or no HDF5 file ({one_line(error)[:200]}); "
+                "collect it again with: python collect.py --overwrite"
             ) from None
         self._index_samples()
 
@@ -170,11 +172,14 @@ class ADDataset(Dataset):
         space = dict(zip(("states", "actions"), env.spaces(self.config))).get(name)
         if isinstance(space, (gym.spaces.Discrete, gym.spaces.MultiDiscrete)):
             highest = (space.n if isinstance(space, gym.spaces.Discrete) else space.nvec) - 1
-            wrong, expected = (values < 0) | (values > highest), f"0 to {np.max(highest)}"
+            is_whole = np.isin(values % 1, 0)  # False for NaN too
+            wrong, expected = ~(is_whole & (values >= 0) & (values <= highest)), f"whole numbers 0 to {np.max(highest)}"
+        elif name == "action_probs":
+            wrong, expected = ~((values >= 0) & (values <= 1)), "probabilities"
+        elif name == "dones":
+            wrong, expected = ~np.isin(values, (0, 1)), "True or False"
         else:
             wrong, expected = ~np.isfinite(values), "finite numbers"
-        if name == "action_probs":
-            wrong, expected = ~((values >= 0) & (values <= 1)), "probabilities"
         if wrong.any():
             at = tuple(int(i) for i in np.argwhere(wrong)[0])
             raise InputError(

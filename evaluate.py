@@ -13,15 +13,18 @@ import numpy as np
 import yaml
 
 import env
-from model import MODEL
+from model import load_model
 from plots import plot_returns, save_figure
+from ranks import Ranks
 from utils import (
+    EVALUATION_KEYS,
     InputError,
     add_set_argument,
-    checkpoint_paths,
     choose_device,
     history_path,
     load_checkpoint,
+    make_folder,
+    newest_readable_checkpoint,
     override_config,
     run_script,
     write_atomically,
@@ -89,19 +92,24 @@ def positive(text: str) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    path = Path(args.ckpt) if args.ckpt else newest_run_checkpoint(args.runs_dir)
-    checkpoint = load_checkpoint(path)
+    path, checkpoint = find_checkpoint(args)
     overrides = args.overrides + [
         f"{n}={getattr(args, n)}" for n in ("temperature", "boundaries") if getattr(args, n) is not None
     ]
     config = override_config(checkpoint["config"], overrides, CHANGEABLE, checks=(env.config_problems,))
-    model = MODEL[config["model"]](config)
-    model.load_state_dict(checkpoint["model"])
-    model.to(choose_device(args.device))
+    device = choose_device(args.device)
+    model = load_model(checkpoint, config, path).to(device)
+    ranks = Ranks(device)
 
     indices = env.split_tasks(config)[args.mode]
+    if not indices:
+        raise InputError(f"--mode {args.mode}: has no tasks, since train_env_ratio is {config['train_env_ratio']}")
     tasks = [env.list_tasks(config)[i] for i in indices]
-    returns = evaluate_tasks(model, config, tasks, args.repeats, args.episodes, args.seed)
+    shares = ranks.gather(evaluate_tasks(model, config, ranks.share(tasks), args.repeats, args.episodes, args.seed))
+    ranks.leave()
+    if not ranks.is_first:
+        return 0
+    returns = interleave([share for share in shares if len(share)])
     random_returns = evaluate_random(config, tasks, args.seed)
     optimal = np.array([env.optimal_return(config, task) or np.nan for task in tasks])
     settings = {
@@ -125,13 +133,18 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def newest_run_checkpoint(runs_dir: str) -> Path:
-    """The newest checkpoint (by update) of the run that saved last."""
-    runs = {path.parent for path in Path(runs_dir).rglob("ckpt-*.pt")}
-    newest = [paths[-1] for run in runs if (paths := checkpoint_paths(run))]
-    if not newest:
-        raise InputError(f"{runs_dir}: no checkpoint in it; train one with: python train.py, or name one with --ckpt")
-    return max(newest, key=lambda path: path.stat().st_mtime)
+def find_checkpoint(args: argparse.Namespace) -> tuple[Path, dict]:
+    """The checkpoint of --ckpt, or the newest (by update) readable one of the run that saved last."""
+    if args.ckpt:
+        return Path(args.ckpt), load_checkpoint(args.ckpt)
+    saved = {}  # run folder: when it last saved
+    for path in Path(args.runs_dir).rglob("ckpt-*.pt"):
+        saved[path.parent] = max(saved.get(path.parent, 0), path.stat().st_mtime_ns)
+    for run_dir in sorted(saved, key=saved.get, reverse=True)[:1]:
+        if found := newest_readable_checkpoint(run_dir, EVALUATION_KEYS):
+            return found
+        raise InputError(f"{run_dir}: none of its checkpoints can be read; name another one with --ckpt")
+    raise InputError(f"{args.runs_dir}: no checkpoint in it; train one with: python train.py, or name one with --ckpt")
 
 
 # Running ------------------------------------------------------------------------------------------
@@ -139,11 +152,22 @@ def newest_run_checkpoint(runs_dir: str) -> Path:
 
 def evaluate_tasks(model, config: dict, tasks: list[dict], repeats: int, episodes: int, seed: int) -> np.ndarray:
     """(tasks, repeats, episodes) returns of in-context episodes; all run at once."""
+    if not tasks:
+        return np.zeros((0, repeats, 0))
     vec_env = env.make_vec_env(config, [task for task in tasks for _ in range(repeats)])
     vec_env.seed(seed)
     returns = model.evaluate_in_context(vec_env, episodes * env.max_episode_steps(config), seed=seed)["returns"]
     vec_env.close()
     return returns[:, :episodes].reshape(len(tasks), repeats, -1)
+
+
+def interleave(shares: list[np.ndarray]) -> np.ndarray:
+    """Undo `Ranks.share` for results of `evaluate_tasks`; cut to the episodes that all have."""
+    n_episodes = min(share.shape[-1] for share in shares)
+    returns = np.empty((sum(map(len, shares)), shares[0].shape[1], n_episodes))
+    for rank, share in enumerate(shares):
+        returns[rank :: len(shares)] = share[..., :n_episodes]
+    return returns
 
 
 def evaluate_random(config: dict, tasks: list[dict], seed: int) -> np.ndarray:
@@ -221,7 +245,7 @@ def write_results(
     out: Path, indices: list[int], returns: np.ndarray, optimal: np.ndarray, random_returns: np.ndarray, settings: dict
 ) -> None:
     """Write OUT.npz: returns (task, repeat, episode), task indices, optima, random returns, and settings as YAML."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     arrays = {
         "returns": returns.astype(np.float32),
         "tasks": np.array(indices),

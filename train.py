@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import yaml
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -24,16 +26,21 @@ import algorithm
 import env
 from dataset import ADDataset
 from model import MODEL
+from model.tokens import IGNORE, layout_tokens
 from plots import plot_returns
+from ranks import Ranks
 from utils import (
     BAR_SECONDS,
     InputError,
+    WriteError,
     add_config_arguments,
     checkpoint_paths,
     choose_device,
     config_paths,
-    load_checkpoint,
     load_config,
+    make_folder,
+    newest_readable_checkpoint,
+    one_line,
     run_script,
     save_checkpoint,
     set_seed,
@@ -54,6 +61,9 @@ FREE_TO_CHANGE = {
 FREE_TO_CHANGE |= {"temperature", "boundaries", "n_process"}
 
 
+RESUME_KEYS = ("config", "model", "optimizer", "update", "best", "torch_rng")  # what going on needs of a checkpoint
+
+
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_config_arguments(parser, ("env", "algorithm", "model"))
@@ -72,6 +82,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     config = load_config(config_paths(args), args.overrides, checks=(env.config_problems, algorithm.config_problems))
     device = choose_device(args.device)
+    ranks = Ranks(device)
+    if config["train_batch_size"] % ranks.size:
+        raise InputError(f"train_batch_size {config['train_batch_size']} must be a multiple of the {ranks.size} ranks")
     run_dir = Path(args.run_dir) if args.run_dir else default_run_dir(config, args.model_config)
     datasets = {
         mode: ADDataset(config, args.traj_dir, mode, config["n_stream"], config["train_source_timesteps"])
@@ -81,86 +94,156 @@ def main(argv: list[str] | None = None) -> int:
         "use_compressed_context": datasets["train"].use_compressed_context,  # the mode in force
         "with_dones": datasets["train"].with_dones,
     }
-    if args.overwrite:
+    if args.overwrite and ranks.is_first:
         shutil.rmtree(run_dir, ignore_errors=True)
+    ranks.from_first(None)  # the others look only after that
     checkpoint = newest_checkpoint(run_dir, config)
     if checkpoint and checkpoint["update"] >= config["train_timesteps"]:
-        print(f"{run_dir} is already complete; use --overwrite to train it again")
+        if ranks.is_first:
+            print(f"{run_dir} is already complete; use --overwrite to train it again")
         return 0
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(run_dir / "config.yaml", lambda path: path.write_text(yaml.safe_dump(config, sort_keys=False)))
+    if ranks.is_first:
+        make_folder(run_dir)
+        effective = yaml.safe_dump(config, sort_keys=False)
+        write_atomically(run_dir / "config.yaml", lambda path: path.write_text(effective))
 
     set_seed(config["train_seed"])
     model = MODEL[config["model"]](config)
     standardise_observations(model, datasets["train"])
-    model.to(device)
-    optimizer = build_optimizer(model, config)
-    update = restore(checkpoint, model, optimizer) if checkpoint else 0
+    run = Run(model.to(device), datasets, config, run_dir, ranks)
+    if checkpoint:
+        run.restore(checkpoint)
     mode = "compressed" if config["use_compressed_context"] else "standard"
     n_parameters = sum(p.numel() for p in model.parameters())
-    print(f"{run_dir}: {mode} context, {n_parameters:,} parameters, on {device}, from update {update}")
-    with SummaryWriter(run_dir, purge_step=update + 1) as writer:
-        return train(model, optimizer, datasets, config, run_dir, writer, update)
+    if ranks.is_first:
+        print(
+            f"{run_dir}: {mode} context, {n_parameters:,} parameters, on {device}, {ranks.size} rank(s), "
+            f"from update {run.update}"
+        )
+    try:
+        return train(run)
+    except RuntimeError as error:
+        if ranks.size == 1 or not isinstance(error, dist.DistBackendError) and "peer" not in str(error):
+            raise
+        raise WriteError(f"another rank has ended ({one_line(error)[:200]}); the same command goes on") from None
 
 
-def train(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    datasets: dict[str, ADDataset],
-    config: dict,
-    run_dir: Path,
-    writer: SummaryWriter,
-    update: int,
-) -> int:
+class Run:
+    """A training run: what is trained, on what, and how far it has come."""
+
+    def __init__(self, model: nn.Module, datasets: dict[str, ADDataset], config: dict, run_dir: Path, ranks: Ranks):
+        self.model, self.datasets, self.config, self.run_dir, self.ranks = model, datasets, config, run_dir, ranks
+        self.optimizer = build_optimizer(model, config)
+        self.update = 0
+        self.best = {"update": 0, "loss_total": math.inf}  # among the checkpoints, on the held-out tasks
+        self.forward = model
+        if ranks.size > 1:  # standard mode has a head without a loss
+            unused = not config["use_compressed_context"]
+            self.forward = DistributedDataParallel(model, find_unused_parameters=unused)
+
+    def restore(self, checkpoint: dict) -> None:
+        self.model.load_state_dict(checkpoint["model"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.update, self.best = checkpoint["update"], checkpoint["best"]
+        torch.set_rng_state(checkpoint["torch_rng"])
+        if torch.cuda.is_available() and "cuda_rng" in checkpoint:
+            torch.cuda.set_rng_state(checkpoint["cuda_rng"])
+
+    def save(self, losses: dict[str, float]) -> None:
+        """Save all that a resumed run needs; of the others keep the newest `keep_checkpoints` and the best."""
+        if losses["loss_total"] < self.best["loss_total"]:
+            self.best = {"update": self.update, "loss_total": losses["loss_total"]}
+        checkpoint = {
+            "config": self.config,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "update": self.update,
+            "best": self.best,
+            "torch_rng": torch.get_rng_state(),
+        }
+        if torch.cuda.is_available():
+            checkpoint["cuda_rng"] = torch.cuda.get_rng_state()
+        save_checkpoint(self.run_dir / f"ckpt-{self.update}.pt", checkpoint)
+        for path in checkpoint_paths(self.run_dir)[: -self.config["keep_checkpoints"]]:
+            if path.name != f"ckpt-{self.best['update']}.pt":
+                path.unlink()
+
+
+def train(run: Run) -> int:
     """Run the updates that are left; save at the end, at intervals, and when told to stop."""
+    config, ranks = run.config, run.ranks
     stop_signal = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: stop_signal.append(received))
-    model.train()
-    with tqdm(
-        total=config["train_timesteps"], initial=update, desc="train", unit="update", mininterval=BAR_SECONDS
-    ) as bar:
-        while update < config["train_timesteps"] and not stop_signal:
-            losses = train_step(model, optimizer, datasets["train"], config, update)
-            update += 1
-            bar.update()
-            is_last = update == config["train_timesteps"]
-            if update % config["log_interval"] == 0 or is_last:
-                log_scalars(writer, "train", losses, update)
-                writer.add_scalar("train/lr", optimizer.param_groups[0]["lr"], update)
-                bar.set_postfix(
-                    {name: f"{float(value):.3f}" for name, value in losses.items() if name.startswith("loss")}
-                )
-            if update % config["test_interval"] == 0 or is_last:
-                log_scalars(writer, "test", test_losses(model, datasets["test"], config), update)
-            if update % config["eval_interval"] == 0 or is_last:
-                log_in_context_returns(model, config, writer, update)
-            if update % config["ckpt_interval"] == 0 or is_last:
-                save(model, optimizer, config, run_dir, update)
-    if stop_signal and update < config["train_timesteps"]:
-        save(model, optimizer, config, run_dir, update)
-        print(
-            f"stopped by {signal.Signals(stop_signal[0]).name} after update {update}; the same command goes on",
-            file=sys.stderr,
-        )
-        return 128 + stop_signal[0]
+    run.model.train()
+    writer = SummaryWriter(run.run_dir, purge_step=run.update + 1) if ranks.is_first else None
+    bar = tqdm(
+        total=config["train_timesteps"], initial=run.update, desc="train", unit="update", mininterval=BAR_SECONDS,
+        disable=not ranks.is_first,
+    )  # fmt: skip
+    stopping = False
+    while run.update < config["train_timesteps"] and not stopping:
+        losses = train_step(run)
+        bar.update()
+        stopping = ranks.any(bool(stop_signal))  # all ranks stop after the same update
+        is_last = run.update == config["train_timesteps"]
+
+        def due(interval: str, is_last: bool = is_last) -> bool:
+            return run.update % config[interval] == 0 or is_last
+
+        if due("log_interval"):
+            losses = ranks.mean(losses)
+            if writer:
+                log_scalars(writer, "train", losses, run.update)
+                writer.add_scalar("train/lr", run.optimizer.param_groups[0]["lr"], run.update)
+                bar.set_postfix({n: f"{float(v):.3f}" for n, v in losses.items() if n.startswith("loss")})
+        if not writer:
+            continue
+        if due("test_interval") or due("ckpt_interval") or stopping:
+            on_test = test_losses(run.model, run.datasets["test"], config)
+            log_scalars(writer, "test", on_test, run.update)
+            if due("ckpt_interval") or stopping:
+                run.save(on_test)
+        if due("eval_interval"):
+            log_in_context_returns(run.model, config, writer, run.update)
+    bar.close()
+    if writer:
+        writer.close()
+    ranks.leave()
+    if run.update < config["train_timesteps"]:
+        name = signal.Signals(stop_signal[0]).name if stop_signal else "another rank"
+        print(f"stopped by {name} after update {run.update}, which is saved; the same command goes on", file=sys.stderr)
+        return 128 + (stop_signal[0] if stop_signal else signal.SIGTERM)
     return 0
 
 
-def train_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, dataset: ADDataset, config: dict, update: int
-) -> dict[str, Tensor]:
+def train_step(run: Run) -> dict[str, Tensor]:
     """One update of the optimizer; the batch depends on the seed and the update's number alone."""
-    rng = np.random.default_rng([config["train_seed"], update])
-    batch = to_device(dataset.sample_batch(config["train_batch_size"], rng), model.compress_start_token.device)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(update, config)
-    losses = model(batch)
-    optimizer.zero_grad()
+    config = run.config
+    rng = np.random.default_rng([config["train_seed"], run.update])
+    batch = run.datasets["train"].sample_batch(config["train_batch_size"], rng)
+    if run.ranks.size > 1:
+        batch = share_of_batch(batch, config, run.ranks)
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(run.update, config)
+    losses = run.forward(to_device(batch, run.model.compress_start_token.device))
+    run.optimizer.zero_grad()
     losses["loss_total"].backward()
-    nn.utils.clip_grad_norm_(model.parameters(), config["grad_clip"])
-    optimizer.step()
+    nn.utils.clip_grad_norm_(run.model.parameters(), config["grad_clip"])
+    run.optimizer.step()
+    run.update += 1
     return {name: value.detach() for name, value in losses.items()}
+
+
+def share_of_batch(batch: dict[str, Tensor], config: dict, ranks: Ranks) -> dict[str, Tensor]:
+    """This rank's windows of a batch, with the numbers that make the mean over ranks the whole batch's loss."""
+    n_action_targets = (batch["region_lengths"].sum(1) - batch["target_from"]).sum()
+    if "target_until" in batch:
+        n_action_targets = (batch["target_until"] - batch["target_from"]).sum()
+    n_type_targets = (layout_tokens(batch["region_lengths"], config).next_types != IGNORE).sum()
+    share = {name: values[ranks.rank :: ranks.size] for name, values in batch.items()}
+    counts = {"n_action_targets": n_action_targets, "n_type_targets": n_type_targets}
+    return share | {name: count / ranks.size for name, count in counts.items()}
 
 
 def learning_rate(update: int, config: dict) -> float:
@@ -244,12 +327,14 @@ def newest_checkpoint(run_dir: Path, config: dict) -> dict | None:
     """The checkpoint to go on from, or None for a new run.
 
     Raises:
-        InputError: the run was made with other settings.
+        InputError: the run was made with other settings, or has checkpoints of which none can be read.
     """
-    paths = checkpoint_paths(run_dir)
-    if not paths:
+    found = newest_readable_checkpoint(run_dir, RESUME_KEYS)
+    if found is None:
+        if checkpoint_paths(run_dir):
+            raise InputError(f"{run_dir}: none of its checkpoints can be read; use --overwrite to start the run anew")
         return None
-    checkpoint = load_checkpoint(paths[-1], keys=("config", "model", "optimizer", "update", "torch_rng"))
+    checkpoint = found[1]
     before = checkpoint["config"]
     names = sorted((set(config) | set(before)) - FREE_TO_CHANGE)
     differing = [
@@ -259,30 +344,10 @@ def newest_checkpoint(run_dir: Path, config: dict) -> dict | None:
     ]
     if differing:
         raise InputError(
-            f"{run_dir}: holds a run with other settings ({'; '.join(differing)}); use --overwrite to replace it or --run-dir to keep both"
+            f"{run_dir}: holds a run with other settings ({'; '.join(differing)}); "
+            "use --overwrite to replace it or --run-dir to keep both"
         )
     return checkpoint
-
-
-def restore(checkpoint: dict, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    model.load_state_dict(checkpoint["model"])
-    optimizer.load_state_dict(checkpoint["optimizer"])
-    torch.set_rng_state(checkpoint["torch_rng"])
-    return checkpoint["update"]
-
-
-def save(model: nn.Module, optimizer: torch.optim.Optimizer, config: dict, run_dir: Path, update: int) -> None:
-    """Save all that a resumed run needs, then drop all but the newest `keep_checkpoints`."""
-    checkpoint = {
-        "config": config,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "update": update,
-        "torch_rng": torch.get_rng_state(),
-    }
-    save_checkpoint(run_dir / f"ckpt-{update}.pt", checkpoint)
-    for path in checkpoint_paths(run_dir)[: -config["keep_checkpoints"]]:
-        path.unlink()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import os
 import random
 import re
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,10 @@ DEFAULT_CONFIG = {
 
 class InputError(Exception):
     """Something the user gave is wrong: told in one message, without a traceback, exit code 2."""
+
+
+class WriteError(Exception):
+    """A file could not be written: told in one message, exit code 1; what was there before is intact."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,7 @@ def get_config(path: str | Path, _including: tuple[Path, ...] = ()) -> dict:
     try:
         own = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}: not readable as YAML: {one_line(error)}") from None
     if not isinstance(own, dict) or not all(isinstance(key, str) for key in own):
         raise InputError(
             f"{path}: expected 'key: value' lines, found {'nothing' if own is None else type(own).__name__}"
@@ -309,12 +314,12 @@ def relation_problems(config: dict) -> list[str]:
 
 
 def run_script(main: Callable[[], int | None]) -> None:
-    """Run a script's `main`; an InputError becomes one message on stderr and exit code 2."""
+    """Run a script's `main`; what the user can mend becomes one message on stderr, without a traceback."""
     try:
         sys.exit(main())
-    except InputError as error:
+    except (InputError, WriteError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, InputError) else 1)
 
 
 def add_config_arguments(parser, sections: tuple[str, ...]) -> None:
@@ -350,13 +355,18 @@ def set_seed(seed: int) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU."""
+    """`auto` is CUDA where there is one, each rank of a machine its own, else the CPU."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     try:
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name}: not usable here: {str(error).splitlines()[0]}") from None
+
+
+def n_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def history_path(config: dict, traj_dir: str | Path) -> Path:
@@ -366,6 +376,8 @@ def history_path(config: dict, traj_dir: str | Path) -> Path:
 
 
 # Checkpoints --------------------------------------------------------------------------------------
+
+EVALUATION_KEYS = ("config", "model", "update")  # what evaluation needs of a checkpoint
 
 
 def checkpoint_paths(run_dir: str | Path) -> list[Path]:
@@ -378,22 +390,51 @@ def checkpoint_paths(run_dir: str | Path) -> list[Path]:
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then give it its name in one step."""
+    """Let `write` fill a temporary file beside `path`, then give it its name in one step.
+
+    Raises:
+        WriteError: it could not be written, as on a full disk; a file that was there before is intact.
+    """
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
     try:
         write(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # h5py and torch report a full disk as either
+        kept = "the file that was there is intact" if path.exists() else "nothing half-written is left"
+        raise WriteError(f"{path}: could not be written ({one_line(error)}); {kept}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"{path}: this folder could not be made ({one_line(error)})") from error
+
+
+def one_line(error: Exception) -> str:
+    """An exception's message, or its type, without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def newest_readable_checkpoint(run_dir: str | Path, keys: tuple[str, ...]) -> tuple[Path, dict] | None:
+    """The newest checkpoint of a run that is not damaged, each damaged one told; None if there is none."""
+    for path in reversed(checkpoint_paths(run_dir)):
+        try:
+            return path, load_checkpoint(path, keys)
+        except InputError as error:
+            print(f"{error}; trying the one before it", file=sys.stderr)
+    return None
 
 
 def save_checkpoint(path: Path, checkpoint: dict) -> None:
     write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
 
 
-def load_checkpoint(path: str | Path, keys: tuple[str, ...] = ("config", "model", "update")) -> dict:
+def load_checkpoint(path: str | Path, keys: tuple[str, ...] = EVALUATION_KEYS) -> dict:
     """Read a checkpoint onto the CPU, without running any code a stranger may have put in it.
 
     Raises:
@@ -402,10 +443,12 @@ def load_checkpoint(path: str | Path, keys: tuple[str, ...] = ("config", "model"
     if not Path(path).is_file():
         raise InputError(f"{path}: no such checkpoint; train one with: python train.py")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of {damaged} does not match")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for damaged files
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: not readable as a checkpoint ({reason}); use another one with --ckpt") from None
+    except Exception as error:  # torch and zipfile raise many types for damaged files
+        raise InputError(f"{path}: not readable as a checkpoint ({one_line(error)[:200]}); use another one") from None
     missing = [key for key in keys if not isinstance(checkpoint, dict) or key not in checkpoint]
     if missing:
         raise InputError(f"{path}: no checkpoint of this project: it lacks {', '.join(missing)}")

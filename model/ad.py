@@ -97,6 +97,8 @@ class AD(nn.Module):
             batch: `observations` (B, L, O), `actions` (B, L) or (B, L, A), `rewards` (B, L), `dones` (B, L),
                 optionally `action_probs` (B, L, A), `region_lengths` (B, R), `target_from` (B,), the first
                 step whose action is a target, and optionally `target_until` (B,), the first one after these.
+                Where the batch is one rank's share of a larger one, `n_action_targets` and
+                `n_type_targets` are the numbers to divide the summed losses by.
 
         Returns:
             Scalars `loss_action`, `acc_action` and `loss_total`; in compressed mode also
@@ -114,7 +116,8 @@ class AD(nn.Module):
         outputs = self.pred_action(features[window, token])  # (M, A), M targets
         actions = batch["actions"][window, step]
         action_probs = batch["action_probs"][window, step].float() if "action_probs" in batch else None
-        loss_action = self.actions.loss(outputs, actions, action_probs).mean()
+        losses = self.actions.loss(outputs, actions, action_probs)  # (M,)
+        loss_action = losses.sum() / batch.get("n_action_targets", len(losses))
         result = {"loss_action": loss_action, "acc_action": self.actions.accuracy(outputs, actions).mean()}
         if not self.config["use_compressed_context"]:
             return result | {"loss_total": loss_action}
@@ -122,7 +125,8 @@ class AD(nn.Module):
         known = layout.next_types != IGNORE
         target_types = layout.next_types[known]
         type_outputs = self.pred_token_type(features[known])  # (M', 3)
-        loss_token_type = F.cross_entropy(type_outputs, target_types)
+        type_losses = F.cross_entropy(type_outputs, target_types, reduction="sum")
+        loss_token_type = type_losses / batch.get("n_type_targets", len(target_types))
         is_right = (type_outputs.argmax(-1) == target_types).float()
         return result | {
             "loss_token_type": loss_token_type,

@@ -180,10 +180,13 @@ def damaged(shape, value, at, dtype=float):
             {"rewards": damaged((N_STEPS, N_STREAMS), np.nan, (7, 1))},
             r"/rewards: value nan at \(7, 1\), expected finite",
         ),
-        ({"actions": damaged((N_STEPS, N_STREAMS), 5, (3, 2), int)}, r"/actions: value 5 at \(3, 2\), expected 0 to 4"),
+        (
+            {"actions": damaged((N_STEPS, N_STREAMS), 5, (3, 2), int)},
+            r"/actions: value 5 at \(3, 2\), expected whole numbers 0 to 4",
+        ),
         (
             {"states": damaged((N_STEPS, N_STREAMS, 2), 3, (0, 0, 1), int)},
-            r"/states: value 3 at \(0, 0, 1\), expected 0 to 2",
+            r"/states: value 3 at \(0, 0, 1\), expected whole numbers 0 to 2",
         ),
         ({"states": np.zeros((N_STEPS, N_STREAMS, 3), int)}, r"/states: has shape"),
         ({"rewards": np.zeros((N_STEPS - 1, N_STREAMS))}, r"/rewards: has shape \(59, 4\)"),

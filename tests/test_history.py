@@ -10,6 +10,7 @@ from stable_baselines3 import DQN, PPO
 import collect
 import env
 from algorithm.utils import HistoryLoggerCallback, find_regions, mark_regions
+from ranks import Ranks
 from utils import InputError
 
 
@@ -147,10 +148,10 @@ def test_interrupted_collection_repeats_only_what_is_missing(tiny_histories, tmp
     stamps = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.hdf5")}
     collected = []
 
-    def watch(config, tasks, parts, log_dir, collect_tasks=collect.collect_tasks):
+    def watch(config, tasks, parts, log_dir, ranks, collect_tasks=collect.collect_tasks):
         collected.extend(tasks)
         assert {path.name: path.stat().st_mtime_ns for path in parts.glob("*.hdf5")} == stamps
-        return collect_tasks(config, tasks, parts, log_dir)
+        return collect_tasks(config, tasks, parts, log_dir, ranks)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collect, "collect_tasks", watch)
@@ -171,6 +172,6 @@ def test_a_failing_task_is_reported_and_the_others_finish(tmp_path, capsys):
     config = tiny_config()
     parts = tmp_path / "parts"
     (parts / "3.hdf5").mkdir(parents=True)
-    failures = collect.collect_tasks(config, [2, 3, 4], parts, tmp_path / "logs")
-    assert list(failures) == [3] and "IsADirectoryError" in failures[3]
+    failures = collect.collect_tasks(config, [2, 3, 4], parts, tmp_path / "logs", Ranks())
+    assert list(failures) == [3] and "3.hdf5: could not be written" in failures[3]
     assert (parts / "2.hdf5").is_file() and (parts / "4.hdf5").is_file()

@@ -97,9 +97,14 @@ def test_a_complete_run_is_left_alone_and_other_settings_are_told(tiny_histories
     assert path.stat().st_mtime_ns == before
 
 
-def test_only_the_newest_checkpoints_are_kept(tiny_histories, tmp_path):
+def test_the_newest_checkpoints_and_the_best_are_kept(tiny_histories, tmp_path):
     paths = train_in(tmp_path, tiny_histories, "ckpt_interval=3", "keep_checkpoints=2")
-    assert [path.name for path in paths] == ["ckpt-18.pt", "ckpt-20.pt"]
+    best = load_checkpoint(paths[-1])["best"]["update"]
+    updates = [int(path.stem.removeprefix("ckpt-")) for path in paths]
+    assert updates == sorted({best, 18, 20})
+    losses = EventAccumulator(str(tmp_path)).Reload().Scalars("test/loss_total")
+    at_checkpoints = {event.step: event.value for event in losses if event.step % 3 == 0 or event.step == 20}
+    assert best == min(at_checkpoints, key=at_checkpoints.get)
 
 
 def test_evaluation_takes_the_newest_run_and_follows_its_mode(tiny_histories, tmp_path, capsys):
