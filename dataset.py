@@ -1,7 +1,6 @@
 """Training windows from a history file.
 
-Letters in shapes: T environment steps per stream, E streams, B batch, L steps per window, R regions per
-window, O observation entries, A actions.
+Letters in shapes: B batch, L steps per window, R regions per window, O observation entries, A actions.
 """
 
 from __future__ import annotations
@@ -9,18 +8,13 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-import gymnasium as gym
-import h5py
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 import env
-from algorithm.utils import find_regions
-from utils import InputError, history_path, one_line
-
-FIELDS = ("states", "actions", "rewards", "dones", "action_probs")  # what training reads; the last two are optional
-NEWEST_FORMAT = 1
+from history_file import HistoryFile
+from utils import InputError, history_path
 
 
 class ADDataset(Dataset):
@@ -53,155 +47,26 @@ class ADDataset(Dataset):
         n_stream: int | None = None,
         source_timesteps: int | None = None,
     ):
-        self.config, self.path = config, history_path(config, traj_dir)
         if mode not in ("train", "test", "all"):
             raise ValueError(f"mode is '{mode}', expected train, test or all")
-        if not self.path.is_file():
-            raise InputError(f"{self.path}: no such history file; collect it with: python collect.py")
-        self.tasks = env.split_tasks(config)[mode]
+        self.config, self.tasks = config, env.split_tasks(config)[mode]
         if not self.tasks:
-            raise InputError(f"mode '{mode}' has no tasks: check train_env_ratio, {config['train_env_ratio']}")
-        try:
-            with h5py.File(self.path) as file:
-                self._check_version(file)
-                self._read(file, n_stream, source_timesteps)
-        except InputError:
-            raise
-        except Exception as error:  # h5py raises many types for damaged files
-            raise InputError(
-                f"{self.path}: damaged or no HDF5 file ({one_line(error)[:200]}); "
-                "collect it again with: python collect.py --overwrite"
-            ) from None
-        self._index_samples()
-
-    # Reading --------------------------------------------------------------------------------------
-
-    def _check_version(self, file: h5py.File) -> None:
-        version = file.attrs.get("format_version", NEWEST_FORMAT)  # older files have none
-        if version > NEWEST_FORMAT:
-            raise InputError(
-                f"{self.path}: format_version {version} is newer than this code reads, {NEWEST_FORMAT}; update the code"
-            )
-
-    def _read(self, file: h5py.File, n_stream: int | None, source_timesteps: int | None) -> None:
-        """Read the fields of all tasks into flat arrays, (steps of all tasks * E, ...)."""
-        groups = [self._group(file, task) for task in self.tasks]
-        first = groups[0]
-        names = [name for name in FIELDS if all(name in group for group in groups)]
-        self.with_dones = "dones" in names
-        self.soft_targets = self.config["soft_targets"] and "action_probs" in names
-        has_markers = all("compress_markers" in group for group in groups)
-        self.use_compressed_context = self.config["use_compressed_context"] and has_markers
-        if self.config["use_compressed_context"] and not has_markers:
+            raise InputError(f"mode '{mode}' has no tasks, since train_env_ratio is {config['train_env_ratio']}")
+        path = history_path(config, traj_dir)
+        self.history = HistoryFile(path, config, self.tasks, n_stream, source_timesteps)
+        self.arrays, self.n_streams = self.history.arrays, self.history.n_streams
+        self.with_dones = "dones" in self.arrays
+        self.soft_targets = "action_probs" in self.arrays
+        self.use_compressed_context = config["use_compressed_context"] and self.history.has_markers
+        if config["use_compressed_context"] and not self.history.has_markers:
             warnings.warn(
-                f"{self.path} has no compress_markers: standard mode, with a window of n_transit steps, is used",
-                stacklevel=3,
+                f"{path} has no compress_markers: standard mode, with a window of n_transit steps, is used",
+                stacklevel=2,
             )
-        is_discrete = isinstance(env.spaces(self.config)[1], gym.spaces.Discrete)
-        if self.config["soft_targets"] and is_discrete and not self.soft_targets:
-            warnings.warn(f"{self.path} has no action_probs: the actions themselves are the targets", stacklevel=3)
-        if not self.soft_targets and "action_probs" in names:
-            names.remove("action_probs")
-
-        lengths = [self._steps_to_use(group, source_timesteps) for group in groups]
-        self.n_streams = self._streams_to_use(first, n_stream)
-        self.task_steps = np.array(lengths)  # (tasks,) T of each
-        self.task_offset = np.concatenate([[0], np.cumsum(lengths)])  # (tasks + 1,) first step of each, over all tasks
-        self.arrays = {}
-        for name in names:
-            shape = (self.task_offset[-1], self.n_streams, *self._entry_shape(first[name], name))
-            self.arrays[name] = np.empty(shape, dtype=first[name].dtype)
-        self.regions = []
-        for group, start, stop in zip(groups, self.task_offset[:-1], self.task_offset[1:]):
-            for name in names:
-                self._check_shape(group, name)
-                values = group[name][: stop - start, : self.n_streams]
-                self._check_values(f"{self.path}:{group.name}/{name}", name, values)
-                self.arrays[name][start:stop] = values.reshape(self.arrays[name][start:stop].shape)
-            self.regions.append(self._read_regions(group, stop - start) if has_markers else [])
-        self.arrays = {name: array.reshape(-1, *array.shape[2:]) for name, array in self.arrays.items()}
-
-    def _group(self, file: h5py.File, task: int) -> h5py.Group:
-        group = file.get(str(task))
-        if not isinstance(group, h5py.Group):
-            raise InputError(
-                f"{self.path}: has no group '{task}'; the config's env has tasks 0 to {len(env.list_tasks(self.config)) - 1}"
-            )
-        missing = [name for name in ("states", "actions", "rewards") if name not in group]
-        if missing:
-            raise InputError(f"{self.path}:{group.name}: lacks the dataset {', '.join(missing)}")
-        return group
-
-    def _steps_to_use(self, group: h5py.Group, source_timesteps: int | None) -> int:
-        available = len(group["states"])
-        if source_timesteps is not None and source_timesteps > available:
-            raise InputError(
-                f"{self.path}:{group.name}: holds {available} steps per stream, train_source_timesteps asks for "
-                f"{source_timesteps}; lower it or collect more"
-            )
-        return source_timesteps or available
-
-    def _streams_to_use(self, group: h5py.Group, n_stream: int | None) -> int:
-        available = group["states"].shape[1]
-        if n_stream is not None and n_stream > available:
-            raise InputError(f"{self.path}:{group.name}: holds {available} streams, n_stream asks for {n_stream}")
-        return n_stream or available
-
-    def _entry_shape(self, data: h5py.Dataset, name: str) -> tuple[int, ...]:
-        """Shape of one step of one stream."""
-        if name == "states":
-            return (int(np.prod(data.shape[2:], dtype=int)),)
-        if name == "actions" and isinstance(env.spaces(self.config)[1], gym.spaces.Discrete):
-            return ()
-        return data.shape[2:]
-
-    def _check_shape(self, group: h5py.Group, name: str) -> None:
-        observations, actions = env.spaces(self.config)
-        n_entries = {
-            "states": int(np.prod(observations.shape, dtype=int)),
-            "actions": int(np.prod(actions.shape, dtype=int)),
-            "action_probs": getattr(actions, "n", 1),
-        }.get(name, 1)
-        expected, found = (*group["states"].shape[:2], n_entries), group[name].shape
-        if found[:2] != expected[:2] or int(np.prod(found[2:], dtype=int)) != n_entries or found[1] < self.n_streams:
-            raise InputError(
-                f"{self.path}:{group.name}/{name}: has shape {found}, expected {expected} as in states and the config's env"
-            )
-
-    def _check_values(self, place: str, name: str, values: np.ndarray) -> None:
-        space = dict(zip(("states", "actions"), env.spaces(self.config))).get(name)
-        if isinstance(space, (gym.spaces.Discrete, gym.spaces.MultiDiscrete)):
-            highest = (space.n if isinstance(space, gym.spaces.Discrete) else space.nvec) - 1
-            is_whole = np.isin(values % 1, 0)  # False for NaN too
-            wrong, expected = ~(is_whole & (values >= 0) & (values <= highest)), f"whole numbers 0 to {np.max(highest)}"
-        elif name == "action_probs":
-            wrong, expected = ~((values >= 0) & (values <= 1)), "probabilities"
-        elif name == "dones":
-            wrong, expected = ~np.isin(values, (0, 1)), "True or False"
-        else:
-            wrong, expected = ~np.isfinite(values), "finite numbers"
-        if wrong.any():
-            at = tuple(int(i) for i in np.argwhere(wrong)[0])
-            raise InputError(
-                f"{place}: value {values[at]} at {at}, expected {expected}; the file does not fit the config's env, or is damaged"
-            )
-
-    def _read_regions(self, group: h5py.Group, n_steps: int) -> list[tuple[int, int]]:
-        place, markers = f"{self.path}:{group.name}/compress_markers", group["compress_markers"][()]
-        if len(markers) != len(group["states"]):
-            raise InputError(f"{place}: has {len(markers)} steps, states has {len(group['states'])}")
-        if markers.ndim == 2:  # one column per stream, in older files
-            if (markers != markers[:, :1]).any():
-                raise InputError(f"{place}: differs between streams; the streams of a task share their rollouts")
-            markers = markers[:, 0]
-        try:
-            return find_regions(markers[:n_steps], self.config["compress_interval"])
-        except ValueError as error:
-            raise InputError(
-                f"{place}: {error}; set compress_interval to the file's rollout length, or collect again"
-            ) from None
-
-    # Samples --------------------------------------------------------------------------------------
+        is_discrete = env.describe_spaces(config)["action_space"]["kind"] == "discrete"
+        if config["soft_targets"] and is_discrete and not self.soft_targets:
+            warnings.warn(f"{path} has no action_probs: the actions themselves are the targets", stacklevel=2)
+        self._index_samples()
 
     def _index_samples(self) -> None:
         """Count the samples of each task; a sample number becomes a task, a place in its history and a stream.
@@ -209,12 +74,14 @@ class ADDataset(Dataset):
         A place is a current region, or in standard mode a last step. Rollouts 1 to `region_stride` - 1 have
         none to follow at that stride, so they only ever appear before a current region or last step.
         """
-        self.stride = self.config["region_stride"] if any(self.regions) else 1
+        # Without regions, histories can neither be thinned nor mixed by rollouts
+        self.stride = self.config["region_stride"] if any(self.history.regions) else 1
+        self.mix_streams = self.config["mix_streams"] and any(self.history.regions)
         if self.use_compressed_context:
-            n_regions = np.array([len(regions) for regions in self.regions])
+            n_regions = np.array([len(regions) for regions in self.history.regions])
             self.region_starts = np.zeros((len(self.tasks), n_regions.max()), dtype=np.int64)
             self.region_lengths = np.zeros_like(self.region_starts)
-            for task, regions in enumerate(self.regions):
+            for task, regions in enumerate(self.history.regions):
                 spans = np.array(regions)
                 self.region_starts[task, : len(spans)] = spans[:, 0]
                 self.region_lengths[task, : len(spans)] = spans[:, 1] - spans[:, 0]
@@ -223,7 +90,9 @@ class ADDataset(Dataset):
                 places = n_regions
         else:
             interval = self.config["compress_interval"]
-            places = np.minimum(self.task_steps, interval) + np.maximum(0, self.task_steps - self.stride * interval)
+            places = np.minimum(self.history.task_steps, interval) + np.maximum(
+                0, self.history.task_steps - self.stride * interval
+            )
         self.n_samples = np.concatenate([[0], np.cumsum(places * self.n_streams)])
 
     def __len__(self) -> int:
@@ -251,7 +120,7 @@ class ADDataset(Dataset):
         With `mix_streams` the regions of a window come from random streams of the task: these share one
         policy, so each shows equally well what the policy did in that rollout.
         """
-        batch = self.batch(rng.integers(len(self), size=batch_size), rng if self.config["mix_streams"] else None)
+        batch = self.batch(rng.integers(len(self), size=batch_size), rng if self.mix_streams else None)
         if not self.config["dense_supervision"]:
             # One random step is the query; the model is causal, so what follows it is not seen
             n_targets = batch["region_lengths"].sum(1) - batch["target_from"]
@@ -304,7 +173,7 @@ class ADDataset(Dataset):
         last = np.where(places < interval, places, places + (stride - 1) * interval)
         offset = last // interval % stride  # which of the thinned histories the last step belongs to
         period = interval * stride
-        n_left = self.task_steps[tasks] - offset * interval
+        n_left = self.history.task_steps[tasks] - offset * interval
         thinned = n_left // period * interval + np.minimum(n_left % period, interval)  # (B,) its length
         stop = np.minimum(np.maximum(last // period * interval + last % interval + 1, n_transit), thinned)
         start = np.maximum(stop - n_transit, 0)
@@ -336,7 +205,7 @@ class ADDataset(Dataset):
         self, tasks: np.ndarray, times: np.ndarray, streams: np.ndarray, valid: np.ndarray
     ) -> dict[str, torch.Tensor]:
         """Cut (B, L) steps out of the flat arrays; padding repeats step 0 and is never looked at."""
-        flat = np.where(valid, (self.task_offset[tasks][:, None] + times) * self.n_streams + streams, 0)
+        flat = np.where(valid, (self.history.task_offset[tasks][:, None] + times) * self.n_streams + streams, 0)
         batch = {name: torch.from_numpy(array[flat]) for name, array in self.arrays.items()}
         batch["observations"] = batch.pop("states")
         batch["rewards"] = batch["rewards"].float()

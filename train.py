@@ -48,6 +48,7 @@ from utils import (
 )
 
 N_TEST_BATCHES = 8  # enough windows for a loss that is steady to about 1 %
+N_STANDARDISE = 1000  # windows from which the mean and deviation of continuous observations are taken
 # Keys that change how often something is logged or kept, but not what is learned
 FREE_TO_CHANGE = {
     "log_interval",
@@ -58,7 +59,7 @@ FREE_TO_CHANGE = {
     "ckpt_interval",
     "keep_checkpoints",
 }
-FREE_TO_CHANGE |= {"temperature", "boundaries", "n_process"}
+FREE_TO_CHANGE |= {"temperature", "boundaries", "n_process", "in_memory"}
 
 
 RESUME_KEYS = ("config", "model", "optimizer", "update", "best", "torch_rng")  # what going on needs of a checkpoint
@@ -267,9 +268,11 @@ def standardise_observations(model: nn.Module, dataset: ADDataset) -> None:
     """Give the model the mean and standard deviation of continuous observations."""
     embedding = model.observation_embedding
     if not embedding.discrete:
-        states = dataset.arrays["states"]
-        embedding.mean.copy_(torch.from_numpy(states.mean(axis=0, dtype=np.float64)))
-        embedding.std.copy_(torch.from_numpy(states.std(axis=0, dtype=np.float64)).clamp(min=1e-6))
+        windows = dataset.sample_batch(N_STANDARDISE, np.random.default_rng(0))
+        held = torch.arange(windows["observations"].shape[1]) < windows["region_lengths"].sum(1, keepdim=True)
+        observations = windows["observations"][held].double()
+        embedding.mean.copy_(observations.mean(0))
+        embedding.std.copy_(observations.std(0).clamp(min=1e-6))
 
 
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:

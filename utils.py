@@ -110,6 +110,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "kept_fraction": Key(float, 0.5, above=0, high=0.999),
         "region_stride": Key(int, 1, low=1),
         "mix_streams": Key(bool, False),
+        "in_memory": Key(str, "auto", choices=("auto", "always", "never")),
         "soft_targets": Key(bool, True),
         "dense_supervision": Key(bool, True),
         "token_type_loss_weight": Key(float, 0.1, low=0),

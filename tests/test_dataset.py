@@ -9,6 +9,7 @@ import torch
 from conftest import tiny_config, write_file
 
 from dataset import ADDataset
+from history_file import StoredArray
 from utils import InputError, history_path
 
 N_STEPS, N_STREAMS, INTERVAL = 60, 4, 12  # five regions
@@ -76,6 +77,32 @@ def test_batched_samples_equal_single_ones(make):
         single = dataset[i]
         for name, values in single.items():
             assert torch.equal(values, batch[name][row][: len(values)] if values.dim() else batch[name][row])
+
+
+@pytest.mark.parametrize("mode", ["use_compressed_context=true", "use_compressed_context=false"])
+def test_windows_read_from_the_file_equal_those_from_memory(make, mode, monkeypatch):
+    monkeypatch.setattr("history_file.CACHE_BYTES", 1)  # one piece of each field is kept: the others are read again
+    held, stored = make(mode, "in_memory=always"), make(mode, "in_memory=never")
+    assert isinstance(held.arrays["states"], np.ndarray) and isinstance(stored.arrays["states"], StoredArray)
+    for dataset_batches in zip(
+        *([d.sample_batch(20, np.random.default_rng(i)) for i in range(5)] for d in (held, stored))
+    ):
+        for name, values in dataset_batches[0].items():
+            assert torch.equal(values, dataset_batches[1][name]), name
+    assert len(stored.arrays["states"].pieces) == 1
+
+
+def test_damage_that_is_met_while_reading_windows_is_told(make):
+    dataset = make("in_memory=never", rewards=damaged((N_STEPS, N_STREAMS), np.inf, (50, 1)), mode="test")
+    with pytest.raises(InputError, match="/rewards: value inf at .50, 1."):
+        dataset.batch(np.arange(len(dataset)))
+
+
+def test_memory_of_a_loaded_dataset_is_that_of_its_arrays(make):
+    dataset = make(mode="all")
+    with h5py.File(dataset.history.path) as file:
+        stored = sum(file[f"{task}/{name}"].nbytes for task in range(9) for name in dataset.arrays)
+    assert sum(array.nbytes for array in dataset.arrays.values()) == stored
 
 
 def test_mixed_streams_stay_in_the_task_and_in_their_rollout(make):
@@ -149,6 +176,18 @@ def test_file_without_markers_falls_back_to_standard_mode_with_one_warning(make)
         dataset = make(compress_markers=None)
     assert [str(w.message) for w in caught if "compress_markers" in str(w.message)] and len(caught) == 1
     assert not dataset.use_compressed_context and dataset[30]["region_lengths"].tolist() == [24]
+
+
+def test_without_regions_streams_are_not_mixed(make):
+    """Mixing is by rollouts; cut anywhere else it would join steps that never followed each other."""
+    for settings, changes in ((["mix_streams=true"], {"compress_markers": None}),
+                              (["mix_streams=true", "use_compressed_context=false", "compress_interval=7"], {"compress_markers": intervals_of(12)})):  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            batch = make(*settings, **changes).sample_batch(100, np.random.default_rng(0))
+        for row in range(100):
+            places = origins({name: values[row] for name, values in batch.items()})
+            assert len({stream for _, _, stream in places}) == 1
 
 
 def test_older_file_loads(make):

@@ -181,7 +181,7 @@ def test_damaged_histories_are_refused_or_read_as_they_were(tiny_histories, tmp_
             assert str(tmp_path / HISTORY) in str(error)
             n_refused += 1
             continue
-        assert dataset.regions == intact.regions
+        assert dataset.history.regions == intact.history.regions
         for name, values in intact.arrays.items():
             np.testing.assert_array_equal(values, dataset.arrays[name])
     assert n_refused >= 30

@@ -1,0 +1,253 @@
+"""Reading and checking of history files, in memory or straight from the file.
+
+Letters in shapes: T environment steps per stream, E streams, N all steps of all tasks and streams, flat.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+
+import gymnasium as gym
+import h5py
+import numpy as np
+
+import env
+from algorithm.utils import find_regions
+from utils import InputError, one_line
+
+FIELDS = ("states", "actions", "rewards", "dones", "action_probs")  # what training reads; the last two are optional
+NEWEST_FORMAT = 1
+MEMORY_SHARE = 0.5  # of what is free; larger datasets stay in the file
+CACHE_BYTES = 256e6  # for pieces of such a dataset
+
+
+class HistoryFile:
+    """The histories of some tasks of one file, each field as a flat array of N entries.
+
+    Entry `(task_offset[i] + t) * n_streams + e` of every array is step t of stream e of the i-th task.
+
+    Args:
+        path: the HDF5 file.
+        config: the effective config; its env says what values are possible.
+        tasks: task indices, in the order wanted.
+        n_stream, source_timesteps: how many streams and steps per stream to use; None for all.
+
+    Attributes:
+        arrays: name to (N, ...), an ndarray or a StoredArray.
+        has_markers, regions: whether the file marks regions; then, per task, their (start, stop).
+        n_streams, task_steps, task_offset: E, (tasks,) T of each, and (tasks + 1,) their cumulative sum.
+
+    Raises:
+        InputError: the file is missing, damaged, or contradicts itself or the config.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: dict,
+        tasks: list[int],
+        n_stream: int | None = None,
+        source_timesteps: int | None = None,
+    ):
+        self.path, self.config = path, config
+        self.observation_space, self.action_space = env.spaces(config)
+        if not path.is_file():
+            raise InputError(f"{path}: no such history file; collect it with: python collect.py")
+        try:
+            file = h5py.File(path)
+            self._check_version(file)
+            groups = [self._group(file, task) for task in tasks]
+            self.names = [name for name in FIELDS if all(name in group for group in groups)]
+            if not config["soft_targets"] and "action_probs" in self.names:
+                self.names.remove("action_probs")
+            self.task_steps = np.array([self._steps_to_use(group, source_timesteps) for group in groups])
+            self.task_offset = np.concatenate([[0], np.cumsum(self.task_steps)])
+            self.n_streams = self._streams_to_use(groups[0], n_stream)
+            for group in groups:
+                self._check_shapes(group)
+            self.has_markers = all("compress_markers" in group for group in groups)
+            self.regions = [self._regions(g, n) for g, n in zip(groups, self.task_steps)] if self.has_markers else []
+            stored = {name: StoredArray(self, name, groups) for name in self.names}
+            if self._fits_in_memory(stored):
+                self.arrays = {name: array.read_all() for name, array in stored.items()}
+                file.close()
+            else:
+                self.arrays = stored
+        except InputError:
+            raise
+        except Exception as error:  # h5py raises many types for damaged files
+            raise damaged(path, error) from None
+
+    def _check_version(self, file: h5py.File) -> None:
+        version = file.attrs.get("format_version", NEWEST_FORMAT)  # older files have none
+        if version > NEWEST_FORMAT:
+            raise InputError(
+                f"{self.path}: format_version {version} is newer than this code reads, {NEWEST_FORMAT}; update the code"
+            )
+
+    def _group(self, file: h5py.File, task: int) -> h5py.Group:
+        group = file.get(str(task))
+        if not isinstance(group, h5py.Group):
+            n_tasks = len(env.list_tasks(self.config))
+            raise InputError(f"{self.path}: has no group '{task}'; the config's env has tasks 0 to {n_tasks - 1}")
+        missing = [name for name in ("states", "actions", "rewards") if name not in group]
+        if missing:
+            raise InputError(f"{self.path}:{group.name}: lacks the dataset {', '.join(missing)}; collect it again")
+        return group
+
+    def _steps_to_use(self, group: h5py.Group, source_timesteps: int | None) -> int:
+        available = len(group["states"])
+        if source_timesteps is not None and source_timesteps > available:
+            raise InputError(
+                f"{self.path}:{group.name}: holds {available} steps per stream, train_source_timesteps asks for "
+                f"{source_timesteps}; lower it or collect more"
+            )
+        return source_timesteps or available
+
+    def _streams_to_use(self, group: h5py.Group, n_stream: int | None) -> int:
+        available = group["states"].shape[1]
+        if n_stream is not None and n_stream > available:
+            raise InputError(f"{self.path}:{group.name}: holds {available} streams, n_stream asks for {n_stream}")
+        return n_stream or available
+
+    def _fits_in_memory(self, stored: dict[str, StoredArray]) -> bool:
+        if self.config["in_memory"] != "auto":
+            return self.config["in_memory"] == "always"
+        needed = sum(array.n_bytes for array in stored.values())
+        return needed < MEMORY_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+    def entry_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one step of one stream, as the arrays have it."""
+        is_scalar = name in ("rewards", "dones") or (
+            name == "actions" and isinstance(self.action_space, gym.spaces.Discrete)
+        )
+        n_entries = {
+            "states": int(np.prod(self.observation_space.shape, dtype=int)),
+            "actions": int(np.prod(self.action_space.shape, dtype=int)),
+            "action_probs": int(getattr(self.action_space, "n", 1)),
+        }
+        return () if is_scalar else (n_entries[name],)
+
+    def _check_shapes(self, group: h5py.Group) -> None:
+        for name in self.names:
+            entry, found = self.entry_shape(name), group[name].shape
+            expected = (*group["states"].shape[:2], *entry)
+            if found[:2] != expected[:2] or np.prod(found[2:]) != np.prod(entry) or found[1] < self.n_streams:
+                raise InputError(
+                    f"{self.path}:{group.name}/{name}: has shape {found}, expected {expected}, by the states and the "
+                    "config's env; use the config it was collected with, or collect again"
+                )
+
+    def check_values(self, place: str, name: str, values: np.ndarray, start: int) -> None:
+        """Raise InputError where a value cannot be: not finite, or outside the env's spaces.
+
+        Args:
+            values: (steps, E, ...), the first one being step `start`.
+        """
+        space = {"states": self.observation_space, "actions": self.action_space}.get(name)
+        if isinstance(space, (gym.spaces.Discrete, gym.spaces.MultiDiscrete)):
+            highest = (space.n if isinstance(space, gym.spaces.Discrete) else space.nvec.ravel()) - 1
+            is_whole = np.isin(values % 1, 0)  # False for NaN too
+            wrong, expected = ~(is_whole & (values >= 0) & (values <= highest)), f"whole numbers 0 to {np.max(highest)}"
+        elif name == "action_probs":
+            wrong, expected = ~((values >= 0) & (values <= 1)), "probabilities"
+        elif name == "dones":
+            wrong, expected = ~np.isin(values, (0, 1)), "True or False"
+        else:
+            wrong, expected = ~np.isfinite(values), "finite numbers"
+        if wrong.any():
+            step, *rest = (int(i) for i in np.argwhere(wrong)[0])
+            raise InputError(
+                f"{place}: value {values[step, *rest]} at {(start + step, *rest)}, expected {expected}; the file does not fit the config's env, or "
+                "is damaged: collect it again"
+            )
+
+    def _regions(self, group: h5py.Group, n_steps: int) -> list[tuple[int, int]]:
+        place, markers = f"{self.path}:{group.name}/compress_markers", group["compress_markers"][()]
+        if len(markers) != len(group["states"]):
+            raise InputError(f"{place}: has {len(markers)} steps, states has {len(group['states'])}; collect it again")
+        if markers.ndim == 2:  # one column per stream, in older files
+            if (markers != markers[:, :1]).any():
+                raise InputError(f"{place}: differs between streams; the streams of a task share their rollouts")
+            markers = markers[:, 0]
+        try:
+            return find_regions(markers[:n_steps], self.config["compress_interval"])
+        except ValueError as error:
+            if not self.config["use_compressed_context"]:
+                return []  # standard mode does without
+            raise InputError(
+                f"{place}: {error}; set compress_interval to the file's rollout length, or collect again"
+            ) from None
+
+
+class StoredArray:
+    """A flat array (N, ...) that stays in the file: `array[indices]` reads the pieces that are needed.
+
+    A piece is one chunk of time of one task, all streams. The newest ones are kept, up to `CACHE_BYTES`.
+    """
+
+    def __init__(self, history: HistoryFile, name: str, groups: list[h5py.Group]):
+        self.history, self.name, self.data = history, name, [group[name] for group in groups]
+        self.dtype, self.entry = self.data[0].dtype, history.entry_shape(name)
+        self.piece_steps = (self.data[0].chunks or (1000,))[0]
+        self.pieces: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        piece_bytes = self.piece_steps * history.n_streams * int(np.prod(self.entry)) * self.dtype.itemsize
+        self.n_kept = max(1, int(CACHE_BYTES / len(FIELDS) / piece_bytes))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (int(self.history.task_offset[-1]) * self.history.n_streams, *self.entry)
+
+    @property
+    def n_bytes(self) -> int:
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        """Entries at any shape of flat indices; (..., *entry)."""
+        history = self.history
+        steps, streams = np.divmod(indices, history.n_streams)
+        tasks = np.searchsorted(history.task_offset, steps, side="right") - 1
+        numbers, within = np.divmod(steps - history.task_offset[tasks], self.piece_steps)
+        result = np.empty((*indices.shape, *self.entry), dtype=self.dtype)
+        keys, which = np.unique(np.stack([tasks.ravel(), numbers.ravel()]), axis=1, return_inverse=True)
+        which = which.reshape(indices.shape)
+        for number, (task, piece) in enumerate(keys.T):
+            here = which == number
+            result[here] = self._piece(int(task), int(piece))[within[here], streams[here]]
+        return result
+
+    def _piece(self, task: int, piece: int) -> np.ndarray:
+        if (task, piece) not in self.pieces:
+            while len(self.pieces) >= self.n_kept:
+                self.pieces.popitem(last=False)
+            start = piece * self.piece_steps
+            stop = min(start + self.piece_steps, int(self.history.task_steps[task]))
+            self.pieces[task, piece] = self._read(task, start, stop)
+        self.pieces.move_to_end((task, piece))
+        return self.pieces[task, piece]
+
+    def _read(self, task: int, start: int, stop: int) -> np.ndarray:
+        """(stop - start, E, *entry) steps of one task, checked."""
+        data, n_streams = self.data[task], self.history.n_streams
+        try:
+            values = data[start:stop, :n_streams].reshape(stop - start, n_streams, *self.entry)
+        except Exception as error:  # h5py raises many types for damaged files
+            raise damaged(self.history.path, error) from None
+        self.history.check_values(f"{self.history.path}:{data.name}", self.name, values, start)
+        return values
+
+    def read_all(self) -> np.ndarray:
+        """The whole array, in memory."""
+        offset, n_streams = self.history.task_offset, self.history.n_streams
+        result = np.empty((offset[-1], n_streams, *self.entry), dtype=self.dtype)
+        for task, (start, stop) in enumerate(zip(offset[:-1], offset[1:])):
+            result[start:stop] = self._read(task, 0, stop - start)
+        return result.reshape(self.shape)
+
+
+def damaged(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path}: damaged or no HDF5 file ({one_line(error)[:200]}); collect it again with: python collect.py --overwrite"
+    )
