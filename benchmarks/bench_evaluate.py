@@ -1,0 +1,108 @@
+"""Evaluation in context: the key/value cache against recomputing, number of environments, length.
+
+python benchmarks/bench_evaluate.py            # about 4 minutes on 2 cores
+python benchmarks/bench_evaluate.py --tiny     # seconds; the numbers mean nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+import torch
+from common import alternate, default_config, ratio, report, row
+
+import env
+from model import AD, MODEL
+from model.context import RollingContext
+from utils import choose_device
+
+PUBLIC_SIZE = ("n_layer=6", "n_embd=128", "n_head=8")  # of the nearest public implementations
+
+
+class Recomputing(RollingContext):
+    """A rolling context without a cache: every step encodes the whole window again."""
+
+    def _append(self, envs: torch.Tensor) -> torch.Tensor:
+        return self._encode(envs)
+
+
+@torch.no_grad()
+def act(model: AD, context: RollingContext, vec_env, n_steps: int) -> float:
+    """Seconds of `n_steps` steps with a context that is already full, as it is most of the time."""
+    generator = torch.Generator(context.cache.keys.device).manual_seed(0)
+    observations = vec_env.reset()
+    start = time.perf_counter()
+    for t in range(context.region_capacity + n_steps):
+        if t == context.region_capacity:
+            start = time.perf_counter()
+        features = context.observe(torch.as_tensor(observations, device=context.cache.keys.device))
+        actions = model.actions.sample(model.pred_action(features), 1.0, generator)
+        observations, rewards, dones, _ = vec_env.step(actions.cpu().numpy())
+        context.record(actions, torch.as_tensor(rewards), torch.as_tensor(dones))
+    return time.perf_counter() - start
+
+
+def measure(repeats: int, n_steps: int, size: tuple[str, ...], device: str) -> list[dict]:
+    config = default_config(*size)
+    model = MODEL["AD"](config).to(choose_device(device)).eval()
+    tasks = env.list_tasks(config)
+
+    def seconds(kind: type[RollingContext], n_envs: int) -> list[float]:
+        vec_env = env.make_vec_env(config, (tasks * n_envs)[:n_envs])
+        return act(model, kind(model, n_envs), vec_env, n_steps)
+
+    times: dict[str, list[float]] = {"recomputing, 8": [], "cache, 8": [], "cache, 64": [], "cache, 256": []}
+    for turn in range(repeats + 1):
+        for name in times:
+            kind = Recomputing if name.startswith("rec") else RollingContext
+            took = seconds(kind, int(name.split(", ")[1]))
+            if turn:
+                times[name].append(took)
+    rows = [
+        row(f"environment steps, {name} environments", s, "steps/s", n_steps * int(name.split(", ")[1]))
+        for name, s in times.items()
+    ]
+    rate = dict(zip(times, (r["median"] for r in rows)))
+    rows.append(ratio("steps/s, cache over recomputing, 8 environments", rate["cache, 8"] / rate["recomputing, 8"], 15))
+    rows.append(ratio("steps/s, 64 environments over 8", rate["cache, 64"] / rate["cache, 8"], 3))
+    return rows
+
+
+def measure_length(repeats: int, size: tuple[str, ...], device: str) -> list[dict]:
+    """Steps per second of whole evaluations, for four lengths: flat if old episodes cost nothing."""
+    config = default_config(*size)
+    model = MODEL["AD"](config).to(choose_device(device))
+    vec_env = env.make_vec_env(config, env.list_tasks(config)[:8])
+    lengths = [400, 800, 1600, 3200] if not size or size == PUBLIC_SIZE else [80, 160, 240, 320]
+    times = alternate({str(n): lambda n=n: model.evaluate_in_context(vec_env, n) for n in lengths}, repeats)
+    rows = [row(f"environment steps, evaluation of {n} steps", times[str(n)], "steps/s", n * 8) for n in lengths]
+    rows.append(ratio("steps/s, longest over shortest evaluation", rows[-1]["median"] / rows[0]["median"], 0.9))
+    return rows
+
+
+def main(argv: list[str] | None = None) -> list[dict]:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tiny", action="store_true", help="check that it runs; the numbers mean nothing")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements per line (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--out", help="write the table as JSON (default: only print it)")
+    args = parser.parse_args(argv)
+    repeats, n_steps, size, shipped = args.repeats, 160, PUBLIC_SIZE, ()
+    if args.tiny:
+        repeats, n_steps, size, shipped = 1, 10, *(("n_layer=1", "n_embd=8", "n_head=1"),) * 2
+    rows = measure(repeats, n_steps, size, args.device)
+    rows += [
+        r | {"name": f"shipped model: {r['name']}", "target": None}
+        for r in measure(repeats, n_steps, shipped, args.device)
+    ]
+    rows += measure_length(repeats, shipped, args.device)
+    settings = {"repeats": repeats, "n_steps": n_steps, "device": args.device, "size": size}
+    report("evaluation (6 layers, 128 wide, 8 heads)", rows, settings, args.out)
+    return rows
+
+
+if __name__ == "__main__":
+    assert np
+    main()

@@ -1,0 +1,36 @@
+"""Run all benchmarks, print one table and write it as JSON.
+
+python benchmarks/run_all.py --out benchmarks/results.json     # about 20 minutes on 2 cores
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import bench_collect
+import bench_evaluate
+import bench_train
+from common import machine, print_table
+
+STAGES = {"collection": bench_collect, "training": bench_train, "evaluation": bench_evaluate}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tiny", action="store_true", help="check that it runs; the numbers mean nothing")
+    parser.add_argument("--out", help="write the table as JSON (default: only print it)")
+    args = parser.parse_args(argv)
+    flags = ["--tiny"] if args.tiny else []
+    results = {stage: script.main(flags) for stage, script in STAGES.items()}
+    print("\n==== all ====")
+    for stage, rows in results.items():
+        print_table(stage, rows)
+    if args.out:
+        Path(args.out).write_text(json.dumps({"machine": machine(), "rows": results}, indent=1) + "\n")
+        print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Rebuild every result table and figure from the scores in results/scores.
+
+    python results/report.py     # writes results/tables.md, results/returns.png, results/goals.png
+
+Intervals are 95 % bootstrap intervals over seeds and goals.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np
+import yaml
+
+from plots import plot_goals, plot_study, save_figure
+
+SCORES = ROOT / "results" / "scores"
+EPISODES = (10, 20, 50, 100, 500)
+PUBLISHED = [  # mean return on held-out goals of 9x9 Darkroom, horizon 20, 73/8 split, PPO, after 100 episodes
+    ("DICP on AD, filtered histories (arXiv:2502.19009)", 16.5),
+    ("DPT (arXiv:2306.14892)", 14.4),
+    ("DICP on AD (arXiv:2502.19009)", 14.2),
+    ("AD (arXiv:2210.14215)", 11.3),
+]
+
+
+class Scores:
+    """The stored returns of one setting, evaluated in one way.
+
+    Attributes:
+        returns: (seeds, goals, repeats, episodes). optimal: (goals,).
+    """
+
+    def __init__(self, setting: str, evaluation: str = "default", splits: tuple[int, ...] = (0,)):
+        paths = [p for split in splits for p in sorted(SCORES.glob(f"{setting}_split-{split}_seed-*_{evaluation}.npz"))]
+        loaded = [np.load(path) for path in paths]
+        self.n_seeds = len(loaded)
+        if loaded:
+            self.returns = np.stack([scores["returns"] for scores in loaded]).astype(np.float64)
+            self.optimal, self.tasks = loaded[0]["optimal"], loaded[0]["tasks"]
+            self.random = float(np.mean([scores["random_returns"].mean() for scores in loaded]))
+            self.settings = yaml.safe_load(str(loaded[0]["settings"]))
+
+    def at(self, first: int, last: int | None = None) -> np.ndarray:
+        """(seeds, goals) mean return over episodes `first` to `last`, counted from 1."""
+        return self.returns[..., first - 1 : last or first].mean(axis=(-1, -2))
+
+    def never_found(self, n_episodes: int = 100) -> float:
+        """Share of repeats without any reward in the first episodes."""
+        return float((self.returns[..., :n_episodes].sum(axis=-1) == 0).mean())
+
+    def summary(self) -> list[str]:
+        """Cells: returns at EPISODES, return and share over 91 to 100, worst goal's share, repeats without the goal."""
+        n = self.returns.shape[-1]
+        cells = [f"{self.at(e).mean():.1f}" if e <= n else "" for e in EPISODES[:3]]
+        late = self.at(91, 100)
+        worst = (late.mean(axis=0) / self.optimal).min()
+        share = with_interval(late / self.optimal)
+        return [*cells, with_interval(late), share, f"{worst:.2f}", f"{self.never_found():.1%}"]
+
+
+def bootstrap(values: np.ndarray, n_samples: int = 4000) -> tuple[float, float]:
+    """95 % interval of the mean of (seeds, goals) values, both resampled."""
+    rng = np.random.default_rng(0)
+    seeds = rng.integers(values.shape[0], size=(n_samples, values.shape[0], 1))
+    goals = rng.integers(values.shape[1], size=(n_samples, 1, values.shape[1]))
+    low, high = np.quantile(values[seeds, goals].mean(axis=(1, 2)), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def with_interval(values: np.ndarray) -> str:
+    low, high = bootstrap(values)
+    return f"{values.mean():.2f} ({low:.2f} to {high:.2f})"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+
+
+HEADER = ["seeds", "episode 10", "20", "50", "91 to 100 (95 % interval)", "share of optimum", "worst goal", "never found"]
+
+
+def row(name: str, scores: Scores) -> list[str]:
+    return [name, str(scores.n_seeds), *scores.summary()]
+
+
+def main_table(compressed: Scores, standard: dict[str, Scores]) -> str:
+    rows = [row("**compressed context**", compressed)]
+    rows += [row(f"standard AD, {name}", scores) for name, scores in standard.items()]
+    rows.append(["random policy", "", *[f"{compressed.random:.1f}"] * 3, f"{compressed.random:.2f}", "", "", ""])
+    rows.append(["optimum", "", *[f"{compressed.optimal.mean():.2f}"] * 4, "1", "1", ""])
+    rows += [[f"published: {name}", "", "", "", "", f"{value}", "", "", ""] for name, value in PUBLISHED]
+    return table(["return on held-out goals", *HEADER], rows)
+
+
+def best_standard() -> dict[str, Scores]:
+    """Per window the evaluation whose temperature did best: the held-out goals choose for the baseline alone."""
+    found = {}
+    for name, label in {
+        "standard-80": "80 steps", "standard-160": "160 steps", "standard-320": "320 steps",
+        "standard-full": "full history",
+    }.items():  # fmt: skip
+        options = [Scores(name, f"temperature-{t}") for t in ("0.6", "1.0")]
+        options = [scores for scores in options if scores.n_seeds]
+        if options:
+            found[label] = max(options, key=lambda scores: scores.at(91, 100).mean())
+    return found
+
+
+def difference(compressed: Scores, standard: Scores) -> str:
+    """Compressed minus standard over episodes 91 to 100, over the seeds that both have."""
+    n = min(compressed.n_seeds, standard.n_seeds)
+    return with_interval(compressed.at(91, 100)[:n] - standard.at(91, 100)[:n])
+
+
+def ablations() -> str:
+    rows = [row("as shipped: stride 3, soft targets, two regions, weight 0.1, temperature 0.6", Scores("compressed"))]
+    for name, label in {
+        "hard-targets": "hard targets: the action taken", "stride-1": "region stride 1", "stride-2": "region stride 2",
+        "stride-4": "region stride 4", "one-region": "one region", "four-regions": "four regions",
+        "token-type-weight-0": "token-type weight 0", "token-type-weight-1": "token-type weight 1",
+        "last-step-only": "one target per window, equal compute", "same-stream": "both regions of one stream",
+    }.items():  # fmt: skip
+        scores = Scores(name)
+        if scores.n_seeds:
+            rows.append(row(label, scores))
+    for evaluation in ("temperature-0.0", "temperature-0.4", "temperature-0.8", "temperature-1.0", "predicted"):
+        scores = Scores("compressed", evaluation)
+        if scores.n_seeds:
+            rows.append(row(evaluation.replace("-", " ") if "temp" in evaluation else "predicted boundaries", scores))
+    return table(["change", *HEADER], rows)
+
+
+def main() -> None:
+    compressed, standard = Scores("compressed"), best_standard()
+    parts = [
+        "# Results on Darkroom\n\nMade by `python results/report.py`; what each line means is in README.md here.\n"
+    ]
+    parts.append("## Held-out goals of split seed 0\n\n" + main_table(compressed, standard))
+    curve = [["return"] + [with_interval(compressed.at(e)) for e in EPISODES if e <= compressed.returns.shape[-1]]]
+    curve += [
+        ["share of the optimum"] + [f"{compressed.at(e).mean() / compressed.optimal.mean():.3f}" for e in EPISODES]
+    ]
+    parts.append("## Compressed context over episodes\n\n" + table(["episode", *map(str, EPISODES)], curve))
+    parts.append(f"Over episodes 281 to 300: {with_interval(compressed.at(281, 300))}.\n")
+    if standard:
+        best = max(standard, key=lambda name: standard[name].at(91, 100).mean())
+        text = difference(compressed, standard[best])
+        parts.append(f"Compressed minus the best standard AD ({best}), episodes 91 to 100: {text}.\n")
+    others = [
+        row(f"split seed {split}", s) for split in (1, 2) if (s := Scores("compressed-split", splits=(split,))).n_seeds
+    ]
+    if others:
+        parts.append("## Other splits, compressed\n\n" + table(["held-out goals", *HEADER], others))
+    parts.append("## One change at a time\n\n" + ablations())
+    (ROOT / "results" / "tables.md").write_text("\n".join(parts))
+
+    curves = {"compressed context": compressed.returns} | {
+        f"standard, {name}": s.returns for name, s in standard.items()
+    }
+    source = np.load(SCORES / "source.npz") if (SCORES / "source.npz").exists() else None
+    levels = {"random policy": compressed.random, "optimum": float(compressed.optimal.mean())}
+    save_figure(plot_study(curves, levels, source), ROOT / "results" / "returns.png")
+    goals = Scores("compressed", "all-goals")
+    if goals.n_seeds:
+        share = np.full(81, np.nan)
+        share[goals.tasks] = goals.at(91, 100).mean(axis=0) / goals.optimal
+        save_figure(plot_goals(share.reshape(9, 9), set(compressed.tasks.tolist())), ROOT / "results" / "goals.png")
+
+
+if __name__ == "__main__":
+    main()

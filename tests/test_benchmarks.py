@@ -1,0 +1,15 @@
+"""Each benchmark runs at a tiny size; what it measures is not tested."""
+
+import json
+
+import pytest
+from faults import run
+
+pytestmark = pytest.mark.slow
+
+
+def test_all_benchmarks_run_and_write_one_table(tmp_path):
+    printed = run(["benchmarks/run_all.py", "--tiny", "--out", str(tmp_path / "results.json")])
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results) == {"machine", "rows"} and set(results["rows"]) == {"collection", "training", "evaluation"}
+    assert all(row["name"] in printed and row["median"] >= 0 for rows in results["rows"].values() for row in rows)
