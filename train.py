@@ -59,7 +59,7 @@ FREE_TO_CHANGE = {
     "ckpt_interval",
     "keep_checkpoints",
 }
-FREE_TO_CHANGE |= {"temperature", "boundaries", "n_process", "in_memory"}
+FREE_TO_CHANGE |= {"temperature", "boundaries", "n_process", "in_memory", "compile"}
 
 
 RESUME_KEYS = ("config", "model", "optimizer", "update", "best", "torch_rng")  # what going on needs of a checkpoint
@@ -137,6 +137,8 @@ class Run:
         self.optimizer = build_optimizer(model, config)
         self.update = 0
         self.best = {"update": 0, "loss_total": math.inf}  # among the checkpoints, on the held-out tasks
+        if config["compile"]:
+            model.transformer.compile()
         self.forward = model
         if ranks.size > 1:  # standard mode has a head without a loss
             unused = not config["use_compressed_context"]
@@ -227,7 +229,9 @@ def train_step(run: Run) -> dict[str, Tensor]:
         batch = share_of_batch(batch, config, run.ranks)
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(run.update, config)
-    losses = run.forward(to_device(batch, run.model.compress_start_token.device))
+    device = run.model.compress_start_token.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=config["autocast"] and device.type == "cuda"):
+        losses = run.forward(to_device(batch, device))
     run.optimizer.zero_grad()
     losses["loss_total"].backward()
     nn.utils.clip_grad_norm_(run.model.parameters(), config["grad_clip"])

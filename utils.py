@@ -126,6 +126,8 @@ KEYS: dict[str, dict[str, Key]] = {
         "warmup_timesteps": Key(int, 100, low=0),
         "weight_decay": Key(float, 0.01, low=0),
         "grad_clip": Key(float, 1.0, above=0),
+        "compile": Key(bool, False),
+        "autocast": Key(bool, True),
         "log_interval": Key(int, 50, low=1),
         "test_interval": Key(int, 500, low=1),
         "eval_interval": Key(int, 1000, low=1),

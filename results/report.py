@@ -82,7 +82,16 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
 
-HEADER = ["seeds", "episode 10", "20", "50", "91 to 100 (95 % interval)", "share of optimum", "worst goal", "never found"]
+HEADER = [
+    "seeds",
+    "episode 10",
+    "20",
+    "50",
+    "91 to 100 (95 % interval)",
+    "share of optimum",
+    "worst goal",
+    "never found",
+]
 
 
 def row(name: str, scores: Scores) -> list[str]:
