@@ -453,6 +453,11 @@ def load_checkpoint(path: str | Path, keys: tuple[str, ...] = EVALUATION_KEYS) -
     except Exception as error:  # torch and zipfile raise many types for damaged files
         raise InputError(f"{path}: not readable as a checkpoint ({one_line(error)[:200]}); use another one") from None
     missing = [key for key in keys if not isinstance(checkpoint, dict) or key not in checkpoint]
+    if not missing and not isinstance(checkpoint["config"], dict):
+        missing = ["a config"]
     if missing:
         raise InputError(f"{path}: no checkpoint of this project: it lacks {', '.join(missing)}")
+    defaults = {name: key.default for section in KEYS.values() for name, key in section.items()}
+    known = {name: value for name, value in defaults.items() if value is not REQUIRED}
+    checkpoint["config"] = known | checkpoint["config"]  # completed with keys that came after it was written
     return checkpoint

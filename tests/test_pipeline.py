@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import collect
 import evaluate
 import train
-from utils import InputError, checkpoint_paths, load_checkpoint
+from utils import ROOT, InputError, checkpoint_paths, load_checkpoint
 
 TINY = set_flags(*TINY_ENV, *TINY_SOURCE, *TINY_MODEL)
 pytestmark = pytest.mark.slow
@@ -138,3 +138,13 @@ def test_any_gymnasium_environment_goes_through_all_scripts(tmp_path, env_id, kw
     ]
     assert train.main([*folders, "--run-dir", str(tmp_path / "run"), *set_flags(*settings)]) == 0
     assert evaluate.main(["--runs-dir", str(tmp_path), *folders, "--episodes", "1", "--repeats", "2"]) == 0
+
+
+def test_the_reference_checkpoint_learns_the_held_out_goals(tmp_path):
+    path = ROOT / "results" / "reference" / "ckpt-800.pt"
+    assert path.stat().st_size <= 2e6
+    out = str(tmp_path / "reference")
+    assert evaluate.main(["--ckpt", str(path), "--out", out, "--episodes", "60", "--repeats", "4", "--device", "cpu"]) == 0
+    with np.load(out + ".npz") as results:
+        returns, optimal = results["returns"], results["optimal"]
+    assert returns[..., :4].mean() < 2 and returns[..., -10:].mean() > 0.9 * optimal.mean()
