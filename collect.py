@@ -6,13 +6,17 @@ on where it stopped; the parts are joined at the end. The layout of the file is 
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the long imports ends it without a traceback
+
 import argparse
 import fcntl
 import multiprocessing
 import os
 import platform
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -42,6 +46,7 @@ from utils import (
     InputError,
     add_config_arguments,
     config_paths,
+    get_config,
     history_path,
     load_config,
     make_folder,
@@ -109,9 +114,7 @@ def prepare(config: dict, output: Path, parts: Path, overwrite: bool) -> Plan | 
         return None
     make_folder(output.parent)
     held = lock(output)
-    if overwrite:
-        shutil.rmtree(parts, ignore_errors=True)
-    prepare_parts(parts, config)
+    prepare_parts(parts, config, overwrite)
     tasks = range(len(env.list_tasks(config)))
     pending = [task for task in tasks if not is_finished(parts / f"{task}.hdf5", task)]
     if len(pending) < len(tasks):
@@ -135,9 +138,9 @@ def finish(config: dict, output: Path, parts: Path, failures: dict[int, str]) ->
 
 
 def recorded_settings(config: dict) -> dict:
-    """The part of a config that decides what a history file contains."""
-    names = [name for section in ("env", "algorithm") for name in KEYS[section]]
-    return {name: config[name] for name in names if name not in NOT_RECORDED}
+    """The part of a config that decides what a history file contains; keys an older one lacks get their defaults."""
+    keys = KEYS["env"] | KEYS["algorithm"]
+    return {name: config.get(name, key.default) for name, key in keys.items() if name not in NOT_RECORDED}
 
 
 def read_settings(output: Path) -> dict:
@@ -166,11 +169,19 @@ def check_same_settings(config: dict, existing: dict, place: Path) -> None:
         )
 
 
-def prepare_parts(parts: Path, config: dict) -> None:
-    """Make the folder of the parts, or check that it was made with the same settings."""
+def prepare_parts(parts: Path, config: dict, overwrite: bool = False) -> None:
+    """Make the folder of the parts. Those of other settings are an error, or dropped with `overwrite`.
+
+    Parts of the same settings are always kept: collecting them again would give the same.
+    """
     settings = parts / "settings.yaml"
     if settings.exists():
-        check_same_settings(config, yaml.safe_load(settings.read_text()), parts)
+        try:
+            check_same_settings(config, get_config(settings), parts)
+        except InputError:
+            if not overwrite:
+                raise
+            shutil.rmtree(parts)
     make_folder(parts)
     write_atomically(settings, lambda path: path.write_text(yaml.safe_dump(recorded_settings(config))))
 

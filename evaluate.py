@@ -5,6 +5,11 @@ Prints a table, and writes the returns with their settings (.npz) and a figure (
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the long imports ends it without a traceback
+
 import argparse
 from pathlib import Path
 

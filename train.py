@@ -6,10 +6,14 @@ from the newest checkpoint there, and does nothing when the run is complete.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the long imports ends it without a traceback
+
 import argparse
 import math
 import shutil
-import signal
 import sys
 from pathlib import Path
 

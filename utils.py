@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import signal
 import sys
 import zipfile
 from collections.abc import Callable
@@ -318,8 +319,11 @@ def relation_problems(config: dict) -> list[str]:
 
 def run_script(main: Callable[[], int | None]) -> None:
     """Run a script's `main`; what the user can mend becomes one message on stderr, without a traceback."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except (InputError, WriteError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)

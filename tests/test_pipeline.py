@@ -144,7 +144,9 @@ def test_the_reference_checkpoint_learns_the_held_out_goals(tmp_path):
     path = ROOT / "results" / "reference" / "ckpt-800.pt"
     assert path.stat().st_size <= 2e6
     out = str(tmp_path / "reference")
-    assert evaluate.main(["--ckpt", str(path), "--out", out, "--episodes", "60", "--repeats", "4", "--device", "cpu"]) == 0
+    assert (
+        evaluate.main(["--ckpt", str(path), "--out", out, "--episodes", "60", "--repeats", "4", "--device", "cpu"]) == 0
+    )
     with np.load(out + ".npz") as results:
         returns, optimal = results["returns"], results["optimal"]
     assert returns[..., :4].mean() < 2 and returns[..., -10:].mean() > 0.9 * optimal.mean()
