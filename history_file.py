@@ -56,7 +56,7 @@ class HistoryFile:
         if not path.is_file():
             raise InputError(f"{path}: no such history file; collect it with: python collect.py")
         try:
-            file = h5py.File(path)
+            file = h5py.File(path, rdcc_nbytes=0)  # no cache of chunks: 1 MB per dataset, and pieces are whole chunks
             self._check_version(file)
             groups = [self._group(file, task) for task in tasks]
             self.names = [name for name in FIELDS if all(name in group for group in groups)]

@@ -20,6 +20,7 @@ from ranks import Ranks
 from train import Run, train_step
 from utils import choose_device, history_path
 
+TASKS = "train_env_ratio=0.3"  # 24 tasks of random histories, 55 MB
 COMPRESSED = "use_compressed_context=true"
 
 
@@ -29,7 +30,7 @@ def window(n_transit: int) -> tuple[str, ...]:
 
 def prepare(folder: Path, overrides: tuple[str, ...], device: str) -> Run:
     """A run that `train_step` can take updates of, in memory only."""
-    config = default_config("train_env_ratio=0.1", *overrides)  # 8 tasks
+    config = default_config(TASKS, *overrides)
     datasets = {"train": ADDataset(config, folder, "train")}
     return Run(MODEL["AD"](config).to(choose_device(device)), datasets, config, Path(), Ranks())
 
@@ -42,7 +43,7 @@ def take_updates(begin, folder: Path, overrides: tuple[str, ...], n_updates: int
 
 
 def load_dataset(begin, folder: Path) -> None:
-    config = default_config("train_env_ratio=0.1")
+    config = default_config(TASKS)
     begin()
     ADDataset(config, folder, "train")
 
@@ -50,8 +51,8 @@ def load_dataset(begin, folder: Path) -> None:
 def measure(
     folder: Path, batch: int, repeats: int, lengths: list[int], size: tuple[str, ...], device: str
 ) -> list[dict]:
-    config = default_config("train_env_ratio=0.1")
-    write_random_histories(folder, config, n_steps=1280, n_tasks=8)
+    config = default_config(TASKS)
+    write_random_histories(folder, config, n_steps=1280, n_tasks=24)
     full, medium = lengths[-1], 320
     shared = (f"train_batch_size={batch}", *size)
     settings = {
