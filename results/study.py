@@ -65,9 +65,9 @@ SETTINGS = [
         },
     ),
     standard("standard-160", 160, 64),
+    standard("standard-full", 480, 21),  # the whole history, thinned by region_stride 3: six rollouts
     standard("standard-320", 320, 32),
     standard("standard-80", 80, 128),
-    standard("standard-full", 480, 21),  # the whole history, thinned by region_stride 3: six rollouts
     Setting("compressed-split", seeds=(0, 1), splits=(1, 2)),
     Setting("hard-targets", overrides=("soft_targets=false",)),
     Setting("stride-1", overrides=("region_stride=1",)),

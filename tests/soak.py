@@ -66,7 +66,10 @@ def interrupt(command: list[str], rng: np.random.Generator, counts: dict, longes
     if process.poll() is not None:
         process.communicate()
         return False
-    counts["tracebacks"] += "Traceback" in kill(process, SIGNALS[rng.integers(len(SIGNALS))])
+    printed = kill(process, SIGNALS[rng.integers(len(SIGNALS))])
+    if "Traceback" in printed:
+        counts["tracebacks"] += 1
+        print(printed)
     return True
 
 
