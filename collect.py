@@ -12,7 +12,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the long imports ends it without a traceback
 
 import argparse
-import fcntl
 import multiprocessing
 import os
 import platform
@@ -49,9 +48,11 @@ from utils import (
     get_config,
     history_path,
     load_config,
+    lock,
     make_folder,
     n_cores,
     one_line,
+    remove_temporaries,
     run_script,
     write_atomically,
 )
@@ -78,9 +79,10 @@ def main(argv: list[str] | None = None) -> int:
     parts = output.with_name(f".{output.name}.parts")
     log_dir = Path(args.log_dir) / output.stem
     ranks = Ranks()
-    plan = prepare(config, output, parts, args.overwrite) if ranks.is_first else None  # rank 0 looks for all
+    plan = ranks.first_does(lambda: prepare(config, output, parts, args.overwrite))
     pending = ranks.from_first(plan and plan.pending)
     if pending is None:
+        ranks.leave()
         return 0
     try:
         found = collect_tasks(config, ranks.share(pending), parts, log_dir, ranks)
@@ -114,6 +116,7 @@ def prepare(config: dict, output: Path, parts: Path, overwrite: bool) -> Plan | 
         return None
     make_folder(output.parent)
     held = lock(output)
+    remove_temporaries(output.parent, output.name)
     prepare_parts(parts, config, overwrite)
     tasks = range(len(env.list_tasks(config)))
     pending = [task for task in tasks if not is_finished(parts / f"{task}.hdf5", task)]
@@ -177,7 +180,7 @@ def prepare_parts(parts: Path, config: dict, overwrite: bool = False) -> None:
     settings = parts / "settings.yaml"
     if settings.exists():
         try:
-            check_same_settings(config, get_config(settings), parts)
+            check_same_settings(config, recorded_settings(get_config(settings)), parts)
         except InputError:
             if not overwrite:
                 raise
@@ -199,16 +202,6 @@ def is_finished(path: Path, task: int) -> bool:
         print(f"{path}: damaged ({one_line(error)[:200]}); task {task} is collected again", file=sys.stderr)
         path.unlink()
         return False
-
-
-def lock(output: Path) -> TextIO:
-    """Keep a second collect.py away from the same output, until the returned file is closed."""
-    file = open(output.with_name(f".{output.name}.lock"), "w")  # noqa: SIM115, the caller keeps it open
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise InputError(f"{output}: another collect.py is at work on it; wait for it, or stop it first") from None
-    return file
 
 
 # Running ------------------------------------------------------------------------------------------
@@ -291,9 +284,7 @@ def collect_task(config: dict, task: int, path: Path, log_dir: Path | None) -> l
     logger = HistoryLoggerCallback(compress_interval=config["n_steps"])
     source.learn(config["total_source_timesteps"], callback=logger, tb_log_name=config["alg"])
     vec_env.close()
-    attributes = {
-        name: value for name, value in kwargs.items() if np.isscalar(value) or isinstance(value, (tuple, list))
-    }
+    attributes = {name: as_attribute(value) for name, value in kwargs.items()}
     attributes |= {"seed": seed, "mean_return_per_rollout": np.array(logger.mean_return_per_rollout, dtype=np.float32)}
     if (optimal := env.optimal_return(config, kwargs)) is not None:
         attributes["optimal_return"] = optimal
@@ -316,6 +307,14 @@ def write_history(
             chunks = (min(chunk_steps, len(array)), *array.shape[1:])
             group.create_dataset(name, data=array, chunks=chunks, compression="gzip", shuffle=True, fletcher32=True)
         group.attrs.update(attributes)
+
+
+def as_attribute(value: object) -> object:
+    """Numbers, text and lists of equal numbers as they are, for HDF5; anything else as YAML."""
+    is_list_of_numbers = isinstance(value, (tuple, list)) and np.asarray(value, dtype=object).ndim == 1
+    if is_list_of_numbers and all(isinstance(entry, (int, float)) for entry in value):
+        return np.array(value)
+    return value if isinstance(value, (bool, int, float, str)) else yaml.safe_dump(value)
 
 
 def join_parts(output: Path, parts: Path, n_tasks: int, config: dict) -> None:
@@ -341,14 +340,22 @@ def file_attributes(config: dict) -> dict:
         "numpy": np.__version__,
         "h5py": h5py.__version__,
     }
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return {
         "format_version": FORMAT_VERSION,
         "config": yaml.safe_dump(config, sort_keys=False),
         "versions": yaml.safe_dump(versions, sort_keys=False),
         "created_utc": datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds"),
-        "git_commit": git.stdout.strip() if git.returncode == 0 else "",
+        "git_commit": git_commit(),
     }
+
+
+def git_commit() -> str:
+    """The commit of this code, or nothing where there is no git or no repository."""
+    try:
+        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return git.stdout.strip() if git.returncode == 0 else ""
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ class ADDataset(Dataset):
 
     In compressed mode sample i is one current region of one stream, behind the region that is
     `region_stride` rollouts older; a history's first region stands alone, and so does nothing else.
-    In standard mode sample i is the window of up to `n_transit` steps that ends with one given step.
+    In standard mode sample i is the window of up to `n_transit` steps that ends with one given step, or,
+    for a step near the beginning, the first `n_transit` ones.
 
     Args:
         config: the effective config.
@@ -74,9 +75,18 @@ class ADDataset(Dataset):
         A place is a current region, or in standard mode a last step. Rollouts 1 to `region_stride` - 1 have
         none to follow at that stride, so they only ever appear before a current region or last step.
         """
-        # Without regions, histories can neither be thinned nor mixed by rollouts
-        self.stride = self.config["region_stride"] if any(self.history.regions) else 1
-        self.mix_streams = self.config["mix_streams"] and any(self.history.regions)
+        regions = self.history.regions
+        self.stride, self.mix_streams = self.config["region_stride"], self.config["mix_streams"]
+        if not regions or not all(regions):  # histories can then neither be thinned nor mixed by rollouts
+            if self.history.has_markers and (self.stride > 1 or self.mix_streams):
+                self._warn("rollouts are not compress_interval steps long: region_stride and mix_streams are not used")
+            self.stride, self.mix_streams = 1, False
+        else:
+            n_before = max(1, self.config["context_regions"] - 1)
+            longest = max(1, (max(map(len, regions)) - 1) // n_before)
+            if self.stride > longest:
+                self._warn(f"rollouts are too few for region_stride {self.stride}: {longest} is used")
+                self.stride = longest
         if self.use_compressed_context:
             n_regions = np.array([len(regions) for regions in self.history.regions])
             self.region_starts = np.zeros((len(self.tasks), n_regions.max()), dtype=np.int64)
@@ -94,6 +104,9 @@ class ADDataset(Dataset):
                 0, self.history.task_steps - self.stride * interval
             )
         self.n_samples = np.concatenate([[0], np.cumsum(places * self.n_streams)])
+
+    def _warn(self, text: str) -> None:
+        warnings.warn(f"{self.history.path}: {text}", stacklevel=4)
 
     def __len__(self) -> int:
         return int(self.n_samples[-1])
@@ -206,9 +219,14 @@ class ADDataset(Dataset):
     ) -> dict[str, torch.Tensor]:
         """Cut (B, L) steps out of the flat arrays; padding repeats step 0 and is never looked at."""
         flat = np.where(valid, (self.history.task_offset[tasks][:, None] + times) * self.n_streams + streams, 0)
-        batch = {name: torch.from_numpy(array[flat]) for name, array in self.arrays.items()}
+        batch = {name: torch.from_numpy(as_torch_type(array[flat])) for name, array in self.arrays.items()}
         batch["observations"] = batch.pop("states")
         batch["rewards"] = batch["rewards"].float()
         if not self.with_dones:
             batch["dones"] = torch.zeros_like(batch["rewards"])
         return batch
+
+
+def as_torch_type(values: np.ndarray) -> np.ndarray:
+    """Unsigned integers of more than 8 bits as int64: torch has them, but cannot index or compare them."""
+    return values.astype(np.int64) if values.dtype.kind == "u" and values.dtype.itemsize > 1 else values

@@ -23,6 +23,7 @@ from plots import plot_returns, save_figure
 from ranks import Ranks
 from utils import (
     EVALUATION_KEYS,
+    HIGHEST_SEED,
     InputError,
     add_set_argument,
     choose_device,
@@ -79,13 +80,20 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--boundaries", choices=("fixed", "predicted"), help="where regions end (default: the checkpoint's)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of action sampling and environments (default: %(default)s)"
+        "--seed", type=seed_number, default=0, help="of action sampling and environments (default: %(default)s)"
     )
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda or cuda:N (default: %(default)s, CUDA where there is one)"
     )
     add_set_argument(parser)
     return parser.parse_args(argv)
+
+
+def seed_number(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= HIGHEST_SEED:
+        raise argparse.ArgumentTypeError(f"expected 0 to {HIGHEST_SEED}")
+    return value
 
 
 def positive(text: str) -> int:
@@ -102,6 +110,8 @@ def main(argv: list[str] | None = None) -> int:
         f"{n}={getattr(args, n)}" for n in ("temperature", "boundaries") if getattr(args, n) is not None
     ]
     config = override_config(checkpoint["config"], overrides, CHANGEABLE, checks=(env.config_problems,))
+    if any(checkpoint["config"].get(name) != space for name, space in env.describe_spaces(config).items()):
+        raise InputError(f"{path}: was trained on other observations or actions than the env of this evaluation has")
     device = choose_device(args.device)
     model = load_model(checkpoint, config, path).to(device)
     ranks = Ranks(device)
@@ -110,20 +120,30 @@ def main(argv: list[str] | None = None) -> int:
     if not indices:
         raise InputError(f"--mode {args.mode}: has no tasks, since train_env_ratio is {config['train_env_ratio']}")
     tasks = [env.list_tasks(config)[i] for i in indices]
-    shares = ranks.gather(evaluate_tasks(model, config, ranks.share(tasks), args.repeats, args.episodes, args.seed))
+    seed = args.seed + ranks.rank  # ranks act independently
+    shares = ranks.gather(evaluate_tasks(model, config, ranks.share(tasks), args.repeats, args.episodes, seed))
     ranks.leave()
     if not ranks.is_first:
         return 0
     returns = interleave([share for share in shares if len(share)])
     random_returns = evaluate_random(config, tasks, args.seed)
-    optimal = np.array([env.optimal_return(config, task) or np.nan for task in tasks])
+    if not returns.shape[-1]:
+        raise InputError(
+            f"no episode ended within {env.max_episode_steps(config)} steps, the longest one by the env or `horizon`; "
+            "raise it with --set horizon=N"
+        )
+    optimal = np.array([np.nan if (best := env.optimal_return(config, task)) is None else best for task in tasks])
     settings = {
         "checkpoint": str(path), "update": checkpoint["update"], "mode": args.mode, "repeats": args.repeats, "seed": args.seed,
         "config": config,
     }  # fmt: skip
 
     mode = "compressed" if config["use_compressed_context"] else "standard"
-    print(f"{path}: {mode} context, temperature {config['temperature']}, {config['boundaries']} boundaries")
+    boundaries = f", {config['boundaries']} boundaries" if mode == "compressed" else ""
+    print(f"{path}: {mode} context, temperature {config['temperature']}{boundaries}")
+    n_seen = len(set(indices) & set(env.split_tasks(checkpoint["config"])["train"]))
+    if n_seen and args.mode == "test":
+        print(f"note: the model was trained on {n_seen} of these {len(indices)} tasks")
     print_table(indices, tasks, returns, optimal, float(random_returns.mean()))
     out = Path(args.out) if args.out else path.parent / f"eval-{args.mode}"
     write_results(out, indices, returns, optimal, random_returns, settings)
@@ -197,7 +217,7 @@ def source_curve(config: dict, traj_dir: str, indices: list[int]) -> tuple[np.nd
     try:
         with h5py.File(path) as file:
             means = np.array([file[str(i)].attrs["mean_return_per_rollout"] for i in indices])
-    except (OSError, KeyError):
+    except (OSError, KeyError, ValueError):  # no file, or another program's
         return None
     ended = np.isfinite(means).any(axis=0)  # rollouts in which some episode ended
     episodes = (np.arange(means.shape[1]) + 1) * config["n_steps"] / env.max_episode_steps(config)

@@ -5,20 +5,21 @@ Letters in shapes: T environment steps per stream, E streams, N all steps of all
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from pathlib import Path
 
 import gymnasium as gym
 import h5py
 import numpy as np
+import yaml
 
 import env
 from algorithm.utils import find_regions
-from utils import InputError, one_line
+from utils import KEYS, InputError, one_line
 
 FIELDS = ("states", "actions", "rewards", "dones", "action_probs")  # what training reads; the last two are optional
 NEWEST_FORMAT = 1
+SPLIT_KEYS = ("env_split_seed", "train_env_ratio")  # say how a file is used, not what is in it
 MEMORY_SHARE = 0.5  # of what is free; larger datasets stay in the file
 CACHE_BYTES = 256e6  # for pieces of such a dataset
 
@@ -58,13 +59,14 @@ class HistoryFile:
         try:
             file = h5py.File(path, rdcc_nbytes=0)  # no cache of chunks: 1 MB per dataset, and pieces are whole chunks
             self._check_version(file)
+            self._check_env(file)
             groups = [self._group(file, task) for task in tasks]
             self.names = [name for name in FIELDS if all(name in group for group in groups)]
             if not config["soft_targets"] and "action_probs" in self.names:
                 self.names.remove("action_probs")
             self.task_steps = np.array([self._steps_to_use(group, source_timesteps) for group in groups])
             self.task_offset = np.concatenate([[0], np.cumsum(self.task_steps)])
-            self.n_streams = self._streams_to_use(groups[0], n_stream)
+            self.n_streams = min(self._streams_to_use(group, n_stream) for group in groups)
             for group in groups:
                 self._check_shapes(group)
             self.has_markers = all("compress_markers" in group for group in groups)
@@ -82,6 +84,8 @@ class HistoryFile:
 
     def _check_version(self, file: h5py.File) -> None:
         version = file.attrs.get("format_version", NEWEST_FORMAT)  # older files have none
+        if not isinstance(version, (int, np.integer)):
+            raise InputError(f"{self.path}: format_version {version!r}: expected a whole number; collect it again")
         if version > NEWEST_FORMAT:
             raise InputError(
                 f"{self.path}: format_version {version} is newer than this code reads, {NEWEST_FORMAT}; update the code"
@@ -97,8 +101,32 @@ class HistoryFile:
             raise InputError(f"{self.path}:{group.name}: lacks the dataset {', '.join(missing)}; collect it again")
         return group
 
+    def _check_env(self, file: h5py.File) -> None:
+        """Refuse a file that says it was collected on another environment than the config's."""
+        try:
+            recorded = yaml.safe_load(file.attrs["config"])
+            found = {name: recorded[name] for name in KEYS["env"] if name in recorded}
+        except (KeyError, TypeError, yaml.YAMLError):  # an older file, or another program's
+            return
+        differing = [
+            f"{name}: {value!r} there, {self.config[name]!r} in the config"
+            for name, value in found.items()
+            if name not in SPLIT_KEYS and value != self.config[name]
+        ]
+        if differing:
+            raise InputError(
+                f"{self.path}: was collected on another environment ({'; '.join(differing)}); use the env config it was "
+                "collected with, or collect again"
+            )
+
     def _steps_to_use(self, group: h5py.Group, source_timesteps: int | None) -> int:
-        available = len(group["states"])
+        shape = group["states"].shape
+        if len(shape) < 2 or 0 in shape:
+            raise InputError(
+                f"{self.path}:{group.name}/states: has shape {shape}, expected (steps, streams, entries), none of them 0; "
+                "collect it again"
+            )
+        available = shape[0]
         if source_timesteps is not None and source_timesteps > available:
             raise InputError(
                 f"{self.path}:{group.name}: holds {available} steps per stream, train_source_timesteps asks for "
@@ -109,14 +137,16 @@ class HistoryFile:
     def _streams_to_use(self, group: h5py.Group, n_stream: int | None) -> int:
         available = group["states"].shape[1]
         if n_stream is not None and n_stream > available:
-            raise InputError(f"{self.path}:{group.name}: holds {available} streams, n_stream asks for {n_stream}")
+            raise InputError(
+                f"{self.path}:{group.name}: holds {available} streams, n_stream asks for {n_stream}; lower it or collect more"
+            )
         return n_stream or available
 
     def _fits_in_memory(self, stored: dict[str, StoredArray]) -> bool:
         if self.config["in_memory"] != "auto":
             return self.config["in_memory"] == "always"
         needed = sum(array.n_bytes for array in stored.values())
-        return needed < MEMORY_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return needed < MEMORY_SHARE * available_memory()
 
     def entry_shape(self, name: str) -> tuple[int, ...]:
         """Shape of one step of one stream, as the arrays have it."""
@@ -134,7 +164,7 @@ class HistoryFile:
         for name in self.names:
             entry, found = self.entry_shape(name), group[name].shape
             expected = (*group["states"].shape[:2], *entry)
-            if found[:2] != expected[:2] or np.prod(found[2:]) != np.prod(entry) or found[1] < self.n_streams:
+            if found[:2] != expected[:2] or np.prod(found[2:]) != np.prod(entry):
                 raise InputError(
                     f"{self.path}:{group.name}/{name}: has shape {found}, expected {expected}, by the states and the "
                     "config's env; use the config it was collected with, or collect again"
@@ -176,7 +206,7 @@ class HistoryFile:
             return find_regions(markers[:n_steps], self.config["compress_interval"])
         except ValueError as error:
             if not self.config["use_compressed_context"]:
-                return []  # standard mode does without
+                return []  # standard mode does without; ADDataset then says what it cannot do
             raise InputError(
                 f"{place}: {error}; set compress_interval to the file's rollout length, or collect again"
             ) from None
@@ -190,7 +220,8 @@ class StoredArray:
 
     def __init__(self, history: HistoryFile, name: str, groups: list[h5py.Group]):
         self.history, self.name, self.data = history, name, [group[name] for group in groups]
-        self.dtype, self.entry = self.data[0].dtype, history.entry_shape(name)
+        self.dtype = np.result_type(*(data.dtype for data in self.data)).newbyteorder("=")
+        self.entry = history.entry_shape(name)
         self.piece_steps = (self.data[0].chunks or (1000,))[0]
         self.pieces: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         piece_bytes = self.piece_steps * history.n_streams * int(np.prod(self.entry)) * self.dtype.itemsize
@@ -245,6 +276,18 @@ class StoredArray:
         for task, (start, stop) in enumerate(zip(offset[:-1], offset[1:])):
             result[start:stop] = self._read(task, 0, stop - start)
         return result.reshape(self.shape)
+
+
+def available_memory() -> float:
+    """Bytes that can still be used, by the system and by the container's limit; infinite where nothing tells."""
+    available = float("inf")
+    if (meminfo := Path("/proc/meminfo")).exists():
+        lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        available = 1024 * int(lines["MemAvailable"].split()[0])
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+        available = min(available, int(limit.read_text()) - int(used.read_text()))
+    return available
 
 
 def damaged(path: Path, error: Exception) -> InputError:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from utils import InputError
 
 LONGEST_WAIT = timedelta(days=7)  # a rank may wait that long for the others, while they collect or evaluate
 
@@ -25,6 +28,8 @@ class Ranks:
         self.n_local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # ranks on this machine
         self.is_first = self.rank == 0
         self.device = device or torch.device("cpu")
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         if self.size > 1 and not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
             dist.init_process_group(backend, timeout=LONGEST_WAIT)
@@ -39,6 +44,20 @@ class Ranks:
         if self.size > 1:
             dist.broadcast_object_list(values, src=0)
         return values[0]
+
+    def first_does(self, work: Callable[[], Any]) -> Any:
+        """What `work` returns on rank 0, None on the others; an InputError there is raised on every rank."""
+        result, problem = None, None
+        if self.is_first:
+            try:
+                result = work()
+            except InputError as error:
+                problem = str(error)
+        problem = self.from_first(problem)
+        if problem:
+            self.leave()
+            raise InputError(problem)
+        return result
 
     def gather(self, value: Any) -> list:
         """Every rank's value, in rank order, on every rank."""

@@ -13,9 +13,10 @@ if __name__ == "__main__":
 
 import argparse
 import math
-import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -26,7 +27,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-import algorithm
 import env
 from dataset import ADDataset
 from model import MODEL
@@ -39,12 +39,15 @@ from utils import (
     WriteError,
     add_config_arguments,
     checkpoint_paths,
+    checkpoint_update,
     choose_device,
     config_paths,
     load_config,
+    lock,
     make_folder,
     newest_readable_checkpoint,
     one_line,
+    remove_temporaries,
     run_script,
     save_checkpoint,
     set_seed,
@@ -85,30 +88,31 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    config = load_config(config_paths(args), args.overrides, checks=(env.config_problems, algorithm.config_problems))
+    config = load_config(config_paths(args), args.overrides, checks=(env.config_problems,))
     device = choose_device(args.device)
     ranks = Ranks(device)
     if config["train_batch_size"] % ranks.size:
         raise InputError(f"train_batch_size {config['train_batch_size']} must be a multiple of the {ranks.size} ranks")
     run_dir = Path(args.run_dir) if args.run_dir else default_run_dir(config, args.model_config)
-    datasets = {
-        mode: ADDataset(config, args.traj_dir, mode, config["n_stream"], config["train_source_timesteps"])
-        for mode in ("train", "test")
-    }
+    datasets = load_datasets(config, args.traj_dir)
     config |= env.describe_spaces(config) | {
         "use_compressed_context": datasets["train"].use_compressed_context,  # the mode in force
         "with_dones": datasets["train"].with_dones,
     }
-    if args.overwrite and ranks.is_first:
-        shutil.rmtree(run_dir, ignore_errors=True)
-    ranks.from_first(None)  # the others look only after that
+    held = ranks.first_does(lambda: prepare_run_dir(run_dir, args.overwrite))
+    with held or nullcontext():
+        return go_on(config, datasets, run_dir, device, ranks)
+
+
+def go_on(config: dict, datasets: dict[str, ADDataset], run_dir: Path, device: torch.device, ranks: Ranks) -> int:
+    """Build what is trained, as the newest checkpoint has it if there is one, and train to the end."""
     checkpoint = newest_checkpoint(run_dir, config)
     if checkpoint and checkpoint["update"] >= config["train_timesteps"]:
         if ranks.is_first:
             print(f"{run_dir} is already complete; use --overwrite to train it again")
+        ranks.leave()
         return 0
     if ranks.is_first:
-        make_folder(run_dir)
         effective = yaml.safe_dump(config, sort_keys=False)
         write_atomically(run_dir / "config.yaml", lambda path: path.write_text(effective))
 
@@ -131,6 +135,35 @@ def main(argv: list[str] | None = None) -> int:
         if ranks.size == 1 or not isinstance(error, dist.DistBackendError) and "peer" not in str(error):
             raise
         raise WriteError(f"another rank has ended ({one_line(error)[:200]}); the same command goes on") from None
+
+
+def load_datasets(config: dict, traj_dir: str) -> dict[str, ADDataset]:
+    """The training tasks' histories and, where tasks are held out, theirs.
+
+    Raises:
+        InputError: besides what ADDataset raises, if the two do not hold the same kind of data.
+    """
+    modes = [mode for mode in ("train", "test") if env.split_tasks(config)[mode]]
+    use = (config["n_stream"], config["train_source_timesteps"])
+    datasets = {mode: ADDataset(config, traj_dir, mode, *use) for mode in modes}
+    kinds = {(d.use_compressed_context, d.with_dones, d.soft_targets) for d in datasets.values()}
+    if len(kinds) > 1:
+        raise InputError(
+            f"{datasets['train'].history.path}: compress_markers, dones or action_probs are in some of its groups only, "
+            "so that training and held-out tasks differ; collect it again"
+        )
+    return datasets
+
+
+def prepare_run_dir(run_dir: Path, overwrite: bool) -> TextIO:
+    """Make and lock the run's folder; with `overwrite` remove an earlier run's files, and nothing else."""
+    make_folder(run_dir)
+    held = lock(run_dir / "config.yaml")
+    remove_temporaries(run_dir)
+    if overwrite:
+        for path in [*checkpoint_paths(run_dir), *run_dir.glob("events.out.tfevents.*")]:
+            path.unlink()
+    return held
 
 
 class Run:
@@ -157,8 +190,14 @@ class Run:
             torch.cuda.set_rng_state(checkpoint["cuda_rng"])
 
     def save(self, losses: dict[str, float]) -> None:
-        """Save all that a resumed run needs; of the others keep the newest `keep_checkpoints` and the best."""
-        if losses["loss_total"] < self.best["loss_total"]:
+        """Save all that a resumed run needs; of the others keep the newest `keep_checkpoints` and the best.
+
+        A later one than this could not be read when the run was resumed; it is removed.
+
+        Args:
+            losses: on the held-out tasks; empty if there are none.
+        """
+        if losses and losses["loss_total"] < self.best["loss_total"]:
             self.best = {"update": self.update, "loss_total": losses["loss_total"]}
         checkpoint = {
             "config": self.config,
@@ -171,8 +210,10 @@ class Run:
         if torch.cuda.is_available():
             checkpoint["cuda_rng"] = torch.cuda.get_rng_state()
         save_checkpoint(self.run_dir / f"ckpt-{self.update}.pt", checkpoint)
-        for path in checkpoint_paths(self.run_dir)[: -self.config["keep_checkpoints"]]:
-            if path.name != f"ckpt-{self.best['update']}.pt":
+        older = [path for path in checkpoint_paths(self.run_dir) if checkpoint_update(path) <= self.update]
+        damaged = [path for path in checkpoint_paths(self.run_dir) if checkpoint_update(path) > self.update]
+        for path in damaged + older[: -self.config["keep_checkpoints"]]:
+            if checkpoint_update(path) != self.best["update"] or path in damaged:
                 path.unlink()
 
 
@@ -207,11 +248,11 @@ def train(run: Run) -> int:
         if not writer:
             continue
         if due("test_interval") or due("ckpt_interval") or stopping:
-            on_test = test_losses(run.model, run.datasets["test"], config)
+            on_test = test_losses(run.model, run.datasets["test"], config) if "test" in run.datasets else {}
             log_scalars(writer, "test", on_test, run.update)
             if due("ckpt_interval") or stopping:
                 run.save(on_test)
-        if due("eval_interval"):
+        if due("eval_interval") and "test" in run.datasets:
             log_in_context_returns(run.model, config, writer, run.update)
     bar.close()
     if writer:
@@ -280,7 +321,8 @@ def standardise_observations(model: nn.Module, dataset: ADDataset) -> None:
         held = torch.arange(windows["observations"].shape[1]) < windows["region_lengths"].sum(1, keepdim=True)
         observations = windows["observations"][held].double()
         embedding.mean.copy_(observations.mean(0))
-        embedding.std.copy_(observations.std(0).clamp(min=1e-6))
+        std = observations.std(0)
+        embedding.std.copy_(torch.where(std > 1e-6, std, 1.0))  # an entry that never changes is left as it is
 
 
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
@@ -308,6 +350,7 @@ def log_in_context_returns(model: nn.Module, config: dict, writer: SummaryWriter
     """Evaluate on the held-out tasks and log the mean return over in-context episodes as a figure."""
     tasks = [env.list_tasks(config)[task] for task in env.split_tasks(config)["test"]]
     vec_env = env.make_vec_env(config, [task for task in tasks for _ in range(config["eval_repeats"])])
+    vec_env.seed(config["train_seed"])
     returns = model.evaluate_in_context(
         vec_env, config["eval_episodes"] * env.max_episode_steps(config), seed=config["train_seed"]
     )["returns"]

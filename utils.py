@@ -6,6 +6,7 @@ names every key once, with its type, default and range; the YAML files explain t
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import re
@@ -15,7 +16,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent
 REQUIRED = object()
+HIGHEST_SEED = 2**31 - 1
 BAR_SECONDS = 0.5 if sys.stderr.isatty() else 30  # between updates of a progress bar; a log file wants few
 DEFAULT_CONFIG = {
     "env": "config/env/darkroom.yaml",
@@ -81,12 +83,12 @@ KEYS: dict[str, dict[str, Key]] = {
         "horizon": Key(int, 20, low=1),
         "env_kwargs": Key(dict, {}),
         "task_kwargs": Key(list, []),
-        "env_split_seed": Key(int, 0, low=0),
+        "env_split_seed": Key(int, 0, low=0, high=HIGHEST_SEED),
         "train_env_ratio": Key(float, 0.9, above=0, high=1),
     },
     "algorithm": {
         "alg": Key(str),
-        "alg_seed": Key(int, 42, low=0),
+        "alg_seed": Key(int, 42, low=0, high=HIGHEST_SEED),
         "n_stream": Key(int, low=1),
         "n_steps": Key(int, low=2),
         "total_source_timesteps": Key(int, low=1),
@@ -119,7 +121,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "n_layer": Key(int, 4, low=1),
         "n_head": Key(int, 4, low=1),
         "dropout": Key(float, 0.0, low=0, high=0.999),
-        "train_seed": Key(int, 0, low=0),
+        "train_seed": Key(int, 0, low=0, high=HIGHEST_SEED),
         "train_timesteps": Key(int, low=1),
         "train_source_timesteps": Key(int, None, low=1, nullable=True),
         "train_batch_size": Key(int, 64, low=1),
@@ -170,8 +172,11 @@ def get_config(path: str | Path, _including: tuple[Path, ...] = ()) -> dict:
             f"{path}: expected 'key: value' lines, found {'nothing' if own is None else type(own).__name__}"
         )
     includes = own.pop("include", [])
+    includes = [includes] if isinstance(includes, str) else includes
+    if not isinstance(includes, list) or not all(isinstance(include, str) for include in includes):
+        raise InputError(f"{path}: include: {includes!r}: expected the path of a YAML file, or a list of paths")
     config: dict = {}
-    for include in [includes] if isinstance(includes, str) else includes:
+    for include in includes:
         config |= get_config(ROOT / include, (*_including, path))
     return config | own
 
@@ -213,9 +218,7 @@ def load_config(
                 problems.append(f"{path}: {name}: {value!r}: {found}")
         config |= merged
     problems += _unknown_overrides(overrides, {name: key for section in paths for name, key in KEYS[section].items()})
-    for check in (relation_problems, *checks) if not problems else ():
-        problems += check(config)
-    return _checked(config, problems)
+    return _checked(config, problems, (relation_problems, *checks))
 
 
 def _apply_overrides(merged: dict, keys: dict[str, Key], overrides: list[str]) -> None:
@@ -249,9 +252,7 @@ def override_config(
         config[name] = _as_kind(config[name], known[name])
         if found := known[name].problem(config[name]):
             problems.append(f"--set {name}: {config[name]!r}: {found}")
-    for check in checks if not problems else ():
-        problems += check(config)
-    return _checked(config, problems)
+    return _checked(config, problems, checks)
 
 
 def _unknown_overrides(overrides: list[str], known: dict[str, Key]) -> list[str]:
@@ -265,7 +266,13 @@ def _unknown_overrides(overrides: list[str], known: dict[str, Key]) -> list[str]
     return problems
 
 
-def _checked(config: dict, problems: list[str]) -> dict:
+def _checked(config: dict, problems: list[str], checks: tuple[Callable[[dict], list[str]], ...]) -> dict:
+    for check in checks:
+        try:
+            problems += check(config)
+        except Exception:  # it may well stumble over the values already found wrong
+            if not problems:
+                raise
     if problems:
         raise InputError("the configuration has problems:\n" + "\n".join(f"  - {problem}" for problem in problems))
     return config
@@ -290,15 +297,6 @@ def _did_you_mean(name: str, known: dict) -> str:
 def relation_problems(config: dict) -> list[str]:
     """Contradictions between keys, over all sections that are present."""
     problems = []
-    if "n_steps" in config:
-        rollout = config["n_steps"] * config["n_stream"]
-        if config["batch_size"] > rollout:
-            problems.append(
-                f"batch_size {config['batch_size']} is larger than one rollout, n_steps * n_stream = "
-                f"{config['n_steps']} * {config['n_stream']} = {rollout}"
-            )
-        if not all(isinstance(width, int) and width > 0 for width in config["net_arch"]):
-            problems.append(f"net_arch {config['net_arch']}: expected a list of positive layer widths")
     if "n_embd" in config and config["n_embd"] % config["n_head"]:
         problems.append(f"n_embd {config['n_embd']} must be a multiple of n_head {config['n_head']}")
     if config.get("use_compressed_context"):
@@ -364,7 +362,9 @@ def set_seed(seed: int) -> None:
 def choose_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one, each rank of a machine its own, else the CPU."""
     if name == "auto":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError) as error:
@@ -389,11 +389,12 @@ EVALUATION_KEYS = ("config", "model", "update")  # what evaluation needs of a ch
 
 def checkpoint_paths(run_dir: str | Path) -> list[Path]:
     """The checkpoints of one run, oldest first, by their update number."""
-    found = {}
-    for path in Path(run_dir).glob("ckpt-*.pt"):
-        if match := re.fullmatch(r"ckpt-(\d+)\.pt", path.name):
-            found[int(match[1])] = path
-    return [found[update] for update in sorted(found)]
+    paths = [path for path in Path(run_dir).glob("ckpt-*.pt") if re.fullmatch(r"ckpt-\d+\.pt", path.name)]
+    return sorted(paths, key=checkpoint_update)
+
+
+def checkpoint_update(path: Path) -> int:
+    return int(path.stem.removeprefix("ckpt-"))
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -413,6 +414,25 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise WriteError(f"{path}: could not be written ({one_line(error)}); {kept}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def lock(path: Path) -> TextIO:
+    """Keep a second process from writing `path` too, until the returned file is closed."""
+    try:
+        file = open(path.with_name(f".{path.name}.lock"), "w")  # noqa: SIM115, the caller keeps it open
+    except OSError as error:
+        raise WriteError(f"{path.parent}: nothing can be written there ({one_line(error)})") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise InputError(f"{path}: another process is at work on it; wait for it, or stop it first") from None
+    return file
+
+
+def remove_temporaries(folder: Path, name: str = "*") -> None:
+    """Remove what `write_atomically` left behind when it was killed; only while holding the `lock`."""
+    for path in folder.glob(f".{name}.tmp*"):
+        path.unlink(missing_ok=True)
 
 
 def make_folder(path: Path) -> None:
@@ -463,5 +483,8 @@ def load_checkpoint(path: str | Path, keys: tuple[str, ...] = EVALUATION_KEYS) -
         raise InputError(f"{path}: no checkpoint of this project: it lacks {', '.join(missing)}")
     defaults = {name: key.default for section in KEYS.values() for name, key in section.items()}
     known = {name: value for name, value in defaults.items() if value is not REQUIRED}
-    checkpoint["config"] = known | checkpoint["config"]  # completed with keys that came after it was written
+    checkpoint["config"] = config = known | checkpoint["config"]  # completed with keys that came after it was written
+    for name, key in {name: key for section in KEYS.values() for name, key in section.items()}.items():
+        if name not in config or key.problem(config[name]):
+            raise InputError(f"{path}: its config has no usable '{name}'; use another checkpoint")
     return checkpoint

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import time
 
-import numpy as np
 import torch
 from common import alternate, default_config, ratio, report, row
 
@@ -104,5 +103,4 @@ def main(argv: list[str] | None = None) -> list[dict]:
 
 
 if __name__ == "__main__":
-    assert np
     main()

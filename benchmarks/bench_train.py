@@ -10,7 +10,6 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import common
 import numpy as np
 from common import alternate, default_config, peak_memory, ratio, report, row, write_random_histories
 
@@ -167,5 +166,4 @@ def main(argv: list[str] | None = None) -> list[dict]:
 
 
 if __name__ == "__main__":
-    assert common
     main()

@@ -40,6 +40,8 @@ def _space_problems(role: str, space: gym.Space, supported: tuple[type, ...]) ->
     if not isinstance(space, supported):
         names = ", ".join(kind.__name__ for kind in supported)
         return [f"env: its {role} space is {space}, expected one of {names}"]
+    if role == "action" and len(space.shape) > 1:
+        return [f"env: its action space {space} has several axes; wrap it in one that has a single axis"]
     if np.any(getattr(space, "start", 0)):
         return [f"env: its {role} space {space} does not start at 0; wrap it in one that does"]
     return []
@@ -57,7 +59,9 @@ def split_tasks(config: dict) -> dict[str, list[int]]:
     indices = list(range(len(list_tasks(config))))
     shuffled = indices.copy()
     random.Random(config["env_split_seed"]).shuffle(shuffled)
-    n_train = round(config["train_env_ratio"] * len(indices))
+    n_train = max(1, round(config["train_env_ratio"] * len(indices)))
+    if config["train_env_ratio"] < 1 and len(indices) > 1:
+        n_train = min(n_train, len(indices) - 1)  # a small family still holds one task out
     return {"train": shuffled[:n_train], "test": shuffled[n_train:], "all": indices}
 
 
@@ -77,8 +81,14 @@ def make_vec_env(config: dict, tasks: list[dict]) -> VecEnv:
 
 def max_episode_steps(config: dict) -> int:
     """The most steps an episode can have: Gymnasium's own limit where there is one, else `horizon`."""
-    limit = None if config["env"] in ENVIRONMENT else gym.spec(config["env"]).max_episode_steps
-    return limit or config["horizon"]
+    if config["env"] in ENVIRONMENT:
+        return config["horizon"]
+    limits = []
+    for task in list_tasks(config):
+        made = make_env(config, task)
+        limits.append(made.spec.max_episode_steps or config["horizon"])
+        made.close()
+    return max(limits)
 
 
 def optimal_return(config: dict, task: dict) -> float | None:

@@ -55,7 +55,7 @@ class DiscreteActions(nn.Module):
 
     def accuracy(self, outputs: Tensor, actions: Tensor) -> Tensor:
         """(M,) 1 where the most probable action is the one taken."""
-        return (outputs.argmax(-1) == actions).float()
+        return (outputs.argmax(-1) == actions.long()).float()
 
     def sample(self, outputs: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
         """(N, A) outputs to (N,) actions; temperature 0 takes the most probable."""

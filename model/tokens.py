@@ -56,8 +56,8 @@ def n_positions(config: dict) -> int:
 def layout_tokens(region_lengths: Tensor, config: dict) -> Layout:
     """Lay out the tokens of a batch of windows.
 
-    A region's positions start at a fixed place, that of a window in which all regions before it are
-    full; so a short region before it, or a missing one, does not move it or the current region.
+    A region's positions start where they would if all regions before it were full, so a short region
+    does not move those behind it. A region that does not exist takes no place: a first region starts at 0.
 
     Args:
         region_lengths: (B, R) environment steps in each region; zeros come first, for regions that do

@@ -75,12 +75,16 @@ def test_all_problems_are_listed_at_once(tmp_path):
     )
     paths = DEFAULT_CONFIG | {"model": tmp_path / "model.yaml"}
     with pytest.raises(InputError) as caught:
-        load_config(paths, ["n_streams=3", "soft_targets=1", "nonsense", "dropout=1", "n_head=0"])
+        load_config(
+            paths,
+            checks=CHECKS,
+            overrides=["n_streams=3", "soft_targets=1", "nonsense", "env=nope", "dropout=1", "n_head=0"],
+        )
     for expected in (
         "unknown key 'n_transitt'; did you mean 'n_transit'?", "lr: 'fast': expected float, got str",
         "n_layer: 1.5: expected int, got float", "unknown key 'n_streams'; did you mean 'n_stream'?",
         "soft_targets: 1: expected bool, got int", "--set nonsense: expected key=value",
-        "dropout: 1.0: expected at most 0.999", "n_head: 0: expected at least 1",
+        "env: 'nope' is neither", "dropout: 1.0: expected at most 0.999", "n_head: 0: expected at least 1",
     ):  # fmt: skip
         assert expected in str(caught.value)
 
@@ -116,6 +120,8 @@ def test_standard_mode_does_not_care_about_the_interval():
         ("a: [1\n", "not readable as YAML"),
         ("lr: !!python/object/apply:os.system ['true']\n", "not readable as YAML"),
         ("include: nowhere.yaml\n", "no such config file"),
+        ("include: [3]\n", "expected the path of a YAML file"),
+        ("include:\n", "expected the path of a YAML file"),
     ],
 )
 def test_broken_yaml_is_refused(tmp_path, text, message):
@@ -155,10 +161,12 @@ def test_the_message_is_all_a_user_sees(tmp_path):
     command = [sys.executable, str(ROOT / "train.py"), "--set", "n_transit=3", "--set", "lr=x"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""
-    assert (
-        done.stderr
-        == "error: the configuration has problems:\n  - config/model/ad_dr_compressed.yaml: lr: 'x': expected float, got str\n"
-    )
+    first, *problems = done.stderr.splitlines()
+    assert first == "error: the configuration has problems:"
+    assert problems == [
+        "  - config/model/ad_dr_compressed.yaml: lr: 'x': expected float, got str",
+        "  - n_transit 3 is too small: it must hold 2 regions of compress_interval 80 steps, at least 160",
+    ]
 
 
 def test_checkpoints_are_ordered_by_number(tmp_path):

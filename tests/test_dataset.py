@@ -155,6 +155,33 @@ def test_standard_windows(make, n_transit, stride):
     }
 
 
+def test_a_stride_that_is_too_large_is_told_and_lowered(make):
+    with pytest.warns(UserWarning, match="too few for region_stride 9: 4 is used"):
+        dataset = make("region_stride=9")
+    assert any(dataset[i]["region_lengths"].tolist() == [12, 12] for i in range(len(dataset)))
+
+
+def test_arrays_of_different_types_are_read_as_their_common_one(make):
+    dataset = make(mode="all")
+    with h5py.File(dataset.history.path, "a") as file:
+        del file["0/rewards"], file["1/actions"]
+        file["0/rewards"] = np.zeros((N_STEPS, N_STREAMS), dtype=np.int8)
+        file["1/actions"] = np.full((N_STEPS, N_STREAMS), 3, dtype=">u2")
+    again = ADDataset(dataset.config, dataset.history.path.parent, "all")
+    assert (
+        again.arrays["rewards"].dtype.kind == "f" and again.arrays["rewards"].max() == dataset.arrays["rewards"].max()
+    )
+    assert again.batch(np.array([len(again) // 9 + 1]))["actions"].eq(3).all()
+
+
+def test_a_file_of_another_environment_is_refused(make):
+    dataset = make()
+    with h5py.File(dataset.history.path, "a") as file:
+        file.attrs["config"] = "env: darkroom\nhorizon: 50\nenv_split_seed: 7\n"
+    with pytest.raises(InputError, match="another environment .horizon: 50 there, 6 in the config."):
+        ADDataset(dataset.config, dataset.history.path.parent, "train")
+
+
 def test_soft_targets_follow_the_config_and_the_file(make):
     assert "action_probs" in make()[0]
     assert "action_probs" not in make("soft_targets=false")[0]
@@ -200,7 +227,7 @@ def test_older_file_loads(make):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dataset = make("soft_targets=false", action_probs=None, **old)
-    assert dataset.use_compressed_context and not dataset.with_dones
+    assert dataset.use_compressed_context and not dataset.with_dones and dataset.n_streams == N_STREAMS
     sample = dataset[5]
     assert sample["actions"].shape == (24,) and not sample["dones"].any()
 
@@ -227,6 +254,8 @@ def damaged(shape, value, at, dtype=float):
             {"states": damaged((N_STEPS, N_STREAMS, 2), 3, (0, 0, 1), int)},
             r"/states: value 3 at \(0, 0, 1\), expected whole numbers 0 to 2",
         ),
+        ({"states": np.zeros((0, N_STREAMS, 2), int)}, r"/states: has shape \(0, 4, 2\)"),
+        ({"states": np.zeros(5, int)}, r"/states: has shape \(5,\)"),
         ({"states": np.zeros((N_STEPS, N_STREAMS, 3), int)}, r"/states: has shape"),
         ({"rewards": np.zeros((N_STEPS - 1, N_STREAMS))}, r"/rewards: has shape \(59, 4\)"),
         ({"action_probs": np.ones((N_STEPS, N_STREAMS, 4))}, r"/action_probs: has shape"),

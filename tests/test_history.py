@@ -167,6 +167,20 @@ def test_interrupted_collection_repeats_only_what_is_missing(tiny_histories, tmp
                 np.testing.assert_array_equal(one[task][name][()], other[task][name][()])
 
 
+def test_any_task_parameter_can_be_an_attribute(tmp_path):
+    with h5py.File(tmp_path / "file.hdf5", "w") as file:
+        for i, value in enumerate(
+            [1, 0.5, "text", True, (1, 2), [0.5, 1], [1, None], ["a", 1], [[1], [2, 3]], {"a": 1}, None]
+        ):
+            file.attrs[str(i)] = collect.as_attribute(value)
+        assert file.attrs["4"].tolist() == [1, 2] and file.attrs["6"] == "- 1\n- null\n"
+
+
+def test_collection_needs_no_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert collect.git_commit() == ""
+
+
 def test_a_failing_task_is_reported_and_the_others_finish(tmp_path, capsys):
     """Task 3 cannot write its part: a folder stands in its place."""
     config = tiny_config()

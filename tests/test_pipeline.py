@@ -107,6 +107,41 @@ def test_the_newest_checkpoints_and_the_best_are_kept(tiny_histories, tmp_path):
     assert best == min(at_checkpoints, key=at_checkpoints.get)
 
 
+def test_all_tasks_can_be_trained_on(tiny_histories, tmp_path):
+    path = train_in(tmp_path, tiny_histories, "train_env_ratio=1.0")[-1]
+    assert path.name == "ckpt-20.pt"
+    with pytest.raises(InputError, match="--mode test: has no tasks"):
+        evaluate.main(["--ckpt", str(path)])
+    assert evaluate.main(["--ckpt", str(path), "--mode", "train", "--episodes", "1", "--repeats", "1"]) == 0
+
+
+def test_overwrite_removes_a_runs_files_and_nothing_else(tiny_histories, tmp_path):
+    (tmp_path / "notes.txt").write_text("keep me")
+    first = train_in(tmp_path, tiny_histories)[-1].stat().st_mtime_ns
+    arguments = ["--traj-dir", str(tiny_histories), "--run-dir", str(tmp_path), "--overwrite", "--device", "cpu"]
+    assert train.main([*arguments, *TINY, "--set", "n_embd=16"]) == 0
+    assert (tmp_path / "notes.txt").exists() and checkpoint_paths(tmp_path)[-1].stat().st_mtime_ns > first
+
+
+def test_a_checkpoint_that_cannot_be_read_does_not_push_out_those_that_can(tiny_histories, tmp_path):
+    train_in(tmp_path, tiny_histories, "keep_checkpoints=1", "ckpt_interval=5", "train_timesteps=15")
+    newest = checkpoint_paths(tmp_path)[-1]
+    newest.rename(tmp_path / "ckpt-10.pt")
+    (tmp_path / "ckpt-99.pt").write_bytes(b"damaged")
+    checkpoint = load_checkpoint(tmp_path / "ckpt-10.pt") | {"update": 10}
+    torch.save(checkpoint, tmp_path / "ckpt-10.pt")
+    paths = train_in(tmp_path, tiny_histories, "keep_checkpoints=1", "ckpt_interval=5", "train_timesteps=15")
+    assert load_checkpoint(paths[-1])["update"] == 15
+
+
+def test_evaluation_on_other_spaces_or_seen_tasks(tiny_histories, tmp_path, capsys):
+    path = train_in(tmp_path, tiny_histories)[-1]
+    with pytest.raises(InputError, match="other observations or actions"):
+        evaluate.main(["--ckpt", str(path), "--set", "grid_size=4"])
+    assert evaluate.main(["--ckpt", str(path), "--episodes", "1", "--repeats", "1", "--set", "env_split_seed=1"]) == 0
+    assert "was trained on 1 of these 1 tasks" in capsys.readouterr().out
+
+
 def test_evaluation_takes_the_newest_run_and_follows_its_mode(tiny_histories, tmp_path, capsys):
     train_in(tmp_path / "b", tiny_histories, config="config/model/ad_dr.yaml")
     train_in(tmp_path / "a", tiny_histories)
