@@ -91,7 +91,7 @@ def plot_study(
     for (name, level), line in zip(levels.items(), (":", "--")):
         axes.axhline(level, color="0.4", linestyle=line, linewidth=1, label=name)
     axes.set(xlabel="episode in context", ylabel="return on held-out goals", xlim=(0, n_episodes))
-    axes.legend(frameon=False, loc="lower right", fontsize="small")
+    axes.legend(frameon=False, loc="center right", fontsize="small")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -15,7 +15,7 @@ from common import alternate, default_config, ratio, report, row
 import env
 from model import AD, MODEL
 from model.context import RollingContext
-from utils import choose_device
+from utils import choose_device, n_cores
 
 PUBLIC_SIZE = ("n_layer=6", "n_embd=128", "n_head=8")  # of the nearest public implementations
 
@@ -74,7 +74,7 @@ def measure_length(repeats: int, size: tuple[str, ...], device: str) -> list[dic
     config = default_config(*size)
     model = MODEL["AD"](config).to(choose_device(device))
     vec_env = env.make_vec_env(config, env.list_tasks(config)[:8])
-    lengths = [400, 800, 1600, 3200] if not size or size == PUBLIC_SIZE else [80, 160, 240, 320]
+    lengths = [400, 800, 1600, 3200] if not size else [80, 160, 240, 320]
     times = alternate({str(n): lambda n=n: model.evaluate_in_context(vec_env, n) for n in lengths}, repeats)
     rows = [row(f"environment steps, evaluation of {n} steps", times[str(n)], "steps/s", n * 8) for n in lengths]
     rows.append(ratio("steps/s, longest over shortest evaluation", rows[-1]["median"] / rows[0]["median"], 0.9))
@@ -88,6 +88,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--out", help="write the table as JSON (default: only print it)")
     args = parser.parse_args(argv)
+    torch.set_num_threads(n_cores())
     repeats, n_steps, size, shipped = args.repeats, 160, PUBLIC_SIZE, ()
     if args.tiny:
         repeats, n_steps, size, shipped = 1, 10, *(("n_layer=1", "n_embd=8", "n_head=1"),) * 2

@@ -11,13 +11,14 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from common import alternate, default_config, peak_memory, ratio, report, row, write_random_histories
 
 from dataset import ADDataset
 from model import MODEL
 from ranks import Ranks
 from train import Run, train_step
-from utils import choose_device, history_path
+from utils import choose_device, history_path, n_cores
 
 TASKS = "train_env_ratio=0.3"  # 24 tasks of random histories, 55 MB
 COMPRESSED = "use_compressed_context=true"
@@ -74,6 +75,15 @@ def measure(
     for n in lengths:
         per_token = median[f"standard, {n} steps"] / (n * batch)
         rows.append({"name": f"time per token, standard, {n} steps", "median": per_token * 1e6, "unit": "microseconds"})
+
+    sizes = [max(1, batch * factor // 4) for factor in (1, 2, 4, 8)]
+    by_size = {n: prepare(folder, (COMPRESSED, *shared, f"train_batch_size={n}"), device) for n in sizes}
+    seconds = alternate({str(n): lambda run=run: train_step(run) for n, run in by_size.items()}, repeats)
+    for n in sizes:
+        per_token = float(np.median(seconds[str(n)])) / (n * 163)
+        rows.append(
+            {"name": f"time per token, compressed, batch {n}", "median": per_token * 1e6, "unit": "microseconds"}
+        )
 
     memory = {
         name: peak_memory(take_updates, folder, settings[name], 3, device)
@@ -149,6 +159,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--out", help="write the table as JSON (default: only print it)")
     args = parser.parse_args(argv)
+    torch.set_num_threads(n_cores())
     batch, repeats, lengths, size = args.batch, args.repeats, [125, 250, 500, 1000], ()
     if args.tiny:
         batch, repeats, size = 2, 1, ("n_embd=8", "n_layer=1", "n_head=1")
