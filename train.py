@@ -221,8 +221,10 @@ def train(run: Run) -> int:
     """Run the updates that are left; save at the end, at intervals, and when told to stop."""
     config, ranks = run.config, run.ranks
     stop_signal = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, _: stop_signal.append(received))
+    handlers = {
+        number: signal.signal(number, lambda received, _: stop_signal.append(received))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     run.model.train()
     writer = SummaryWriter(run.run_dir, purge_step=run.update + 1) if ranks.is_first else None
     bar = tqdm(
@@ -258,6 +260,8 @@ def train(run: Run) -> int:
     if writer:
         writer.close()
     ranks.leave()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     if run.update < config["train_timesteps"]:
         name = signal.Signals(stop_signal[0]).name if stop_signal else "another rank"
         print(f"stopped by {name} after update {run.update}, which is saved; the same command goes on", file=sys.stderr)

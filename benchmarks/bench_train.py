@@ -20,7 +20,8 @@ from ranks import Ranks
 from train import Run, train_step
 from utils import choose_device, history_path, n_cores
 
-TASKS = "train_env_ratio=0.3"  # 24 tasks of random histories, 55 MB
+SHARE = "train_env_ratio=0.3"  # 24 tasks of random histories, 55 MB
+TINY_SHARE = "train_env_ratio=0.05"  # 4 tasks
 COMPRESSED = "use_compressed_context=true"
 
 
@@ -30,7 +31,7 @@ def window(n_transit: int) -> tuple[str, ...]:
 
 def prepare(folder: Path, overrides: tuple[str, ...], device: str) -> Run:
     """A run that `train_step` can take updates of, in memory only."""
-    config = default_config(TASKS, *overrides)
+    config = default_config(*overrides)
     datasets = {"train": ADDataset(config, folder, "train")}
     return Run(MODEL["AD"](config).to(choose_device(device)), datasets, config, Path(), Ranks())
 
@@ -42,8 +43,8 @@ def take_updates(begin, folder: Path, overrides: tuple[str, ...], n_updates: int
         train_step(run)
 
 
-def load_dataset(begin, folder: Path) -> None:
-    config = default_config(TASKS)
+def load_dataset(begin, folder: Path, share: str) -> None:
+    config = default_config(share)
     begin()
     ADDataset(config, folder, "train")
 
@@ -51,10 +52,10 @@ def load_dataset(begin, folder: Path) -> None:
 def measure(
     folder: Path, batch: int, repeats: int, lengths: list[int], size: tuple[str, ...], device: str
 ) -> list[dict]:
-    config = default_config(TASKS)
-    write_random_histories(folder, config, n_steps=1280, n_tasks=24)
+    share = TINY_SHARE if size else SHARE
+    write_random_histories(folder, default_config(share), n_steps=1280, n_tasks=24)
     full, medium = lengths[-1], 320
-    shared = (f"train_batch_size={batch}", *size)
+    shared = (share, f"train_batch_size={batch}", *size)
     settings = {
         "compressed, 160 steps": (COMPRESSED, *shared),
         **{f"standard, {n} steps": (*window(n), *shared) for n in sorted({*lengths, medium})},
@@ -126,7 +127,7 @@ def measure(
             np.median(reading["file"]) / np.median(reading["memory"]),
         )
     )
-    rows.append(memory_of_dataset(folder, data))
+    rows.append(memory_of_dataset(folder, data, share))
     return rows
 
 
@@ -138,14 +139,14 @@ def n_targets(run: Run) -> float:
     return float(np.mean([float((b["region_lengths"].sum(1) - b["target_from"]).sum()) for b in batches]))
 
 
-def memory_of_dataset(folder: Path, dataset: ADDataset) -> dict:
+def memory_of_dataset(folder: Path, dataset: ADDataset, share: str) -> dict:
     import h5py
 
     with h5py.File(history_path(dataset.config, folder)) as file:
         in_file = sum(data.nbytes for task in dataset.tasks for data in file[str(task)].values())
     return ratio(
         "memory of a loaded dataset over its arrays in the file",
-        peak_memory(load_dataset, folder) * 2**20 / in_file,
+        peak_memory(load_dataset, folder, share) * 2**20 / in_file,
         1.2,
         at_most=True,
     )
