@@ -19,7 +19,7 @@ run: .venv/installed
 	$(BIN)/python evaluate.py
 
 test: .venv/installed
-	@echo "==> running the tests (about 3 minutes on 2 cores)"
+	@echo "==> running the tests (about 4 minutes on 2 cores)"
 	$(BIN)/python -m pytest
 
 lint: .venv/installed

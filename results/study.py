@@ -96,7 +96,16 @@ def run(setting: Setting, split: int, seed: int) -> None:
     if (setting.name, split, seed) == ("compressed", 0, 0):
         store_reference(newest)
     for name, path in missing.items():
-        call("evaluate.py", "--ckpt", str(newest), "--out", str(path), "--device", "cpu", *setting.evaluations[name])
+        call(
+            "evaluate.py",
+            "--ckpt",
+            str(newest.relative_to(ROOT)),
+            "--out",
+            str(path),
+            "--device",
+            "cpu",
+            *setting.evaluations[name],
+        )
         Path(f"{path}.png").unlink()  # the report draws its own
         print(f"stored {path.relative_to(ROOT)}.npz", flush=True)
 
