@@ -19,7 +19,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
@@ -42,9 +41,11 @@ from utils import (
     BAR_SECONDS,
     KEYS,
     ROOT,
+    SPLIT_KEYS,
     InputError,
     add_config_arguments,
     config_paths,
+    differences,
     get_config,
     history_path,
     load_config,
@@ -59,8 +60,7 @@ from utils import (
 
 FORMAT_VERSION = 1
 HDF5_FORMAT = ("v110", "v110")  # its metadata carry checksums too; read by HDF5 1.10 (2016) and newer
-# Keys that change how or how the file is used, not what is in it
-NOT_RECORDED = {"n_process", "env_split_seed", "train_env_ratio"}
+NOT_RECORDED = {"n_process", *SPLIT_KEYS}  # they do not change what is in the file
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -160,14 +160,9 @@ def read_settings(output: Path) -> dict:
 def check_same_settings(config: dict, existing: dict, place: Path) -> None:
     """Raise InputError, naming the differing keys, when `place` was made with other settings."""
     wanted = recorded_settings(config)
-    differing = [
-        f"{name}: {existing.get(name)!r} there, {wanted[name]!r} now"
-        for name in wanted
-        if existing.get(name) != wanted[name]
-    ]
-    if differing:
+    if differing := differences(existing, wanted, wanted):
         raise InputError(
-            f"{place}: exists and was collected with other settings ({'; '.join(differing)}); "
+            f"{place}: exists and was collected with other settings ({differing}); "
             "use --overwrite to replace it or --traj-dir to keep both"
         )
 
@@ -344,7 +339,7 @@ def file_attributes(config: dict) -> dict:
         "format_version": FORMAT_VERSION,
         "config": yaml.safe_dump(config, sort_keys=False),
         "versions": yaml.safe_dump(versions, sort_keys=False),
-        "created_utc": datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds"),
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": git_commit(),
     }
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 import env
 from history_file import HistoryFile
+from model.tokens import n_kept_steps
 from utils import InputError, history_path
 
 
@@ -64,7 +66,7 @@ class ADDataset(Dataset):
                 f"{path} has no compress_markers: standard mode, with a window of n_transit steps, is used",
                 stacklevel=2,
             )
-        is_discrete = env.describe_spaces(config)["action_space"]["kind"] == "discrete"
+        is_discrete = isinstance(self.history.action_space, gym.spaces.Discrete)
         if config["soft_targets"] and is_discrete and not self.soft_targets:
             warnings.warn(f"{path} has no action_probs: the actions themselves are the targets", stacklevel=2)
         self._index_samples()
@@ -198,9 +200,8 @@ class ADDataset(Dataset):
         part = position // interval - start[:, None] // interval
         streams = self._streams_per_part(streams, int(part.max()) + 1, rng)
         batch = self._gather(tasks, times, np.take_along_axis(streams, part, axis=1), step < lengths[:, None])
-        n_kept = min(max(1, int(n_transit * self.config["kept_fraction"])), n_transit - 1)
         at_start = np.where(offset == 0, 0, interval)  # evaluation does not begin with a later rollout
-        target_from = np.where(start == 0, at_start, n_kept)
+        target_from = np.where(start == 0, at_start, n_kept_steps(self.config))
         return batch | {
             "region_lengths": torch.from_numpy(lengths[:, None]),
             "target_from": torch.from_numpy(target_from),

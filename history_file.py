@@ -15,11 +15,10 @@ import yaml
 
 import env
 from algorithm.utils import find_regions
-from utils import KEYS, InputError, one_line
+from utils import KEYS, SPLIT_KEYS, InputError, differences, one_line
 
 FIELDS = ("states", "actions", "rewards", "dones", "action_probs")  # what training reads; the last two are optional
 NEWEST_FORMAT = 1
-SPLIT_KEYS = ("env_split_seed", "train_env_ratio")  # say how a file is used, not what is in it
 MEMORY_SHARE = 0.5  # of what is free; larger datasets stay in the file
 CACHE_BYTES = 256e6  # for pieces of such a dataset
 
@@ -105,17 +104,12 @@ class HistoryFile:
         """Refuse a file that says it was collected on another environment than the config's."""
         try:
             recorded = yaml.safe_load(file.attrs["config"])
-            found = {name: recorded[name] for name in KEYS["env"] if name in recorded}
+            told = [name for name in KEYS["env"] if name in recorded and name not in SPLIT_KEYS]
         except (KeyError, TypeError, yaml.YAMLError):  # an older file, or another program's
             return
-        differing = [
-            f"{name}: {value!r} there, {self.config[name]!r} in the config"
-            for name, value in found.items()
-            if name not in SPLIT_KEYS and value != self.config[name]
-        ]
-        if differing:
+        if differing := differences(recorded, self.config, told, "in the config"):
             raise InputError(
-                f"{self.path}: was collected on another environment ({'; '.join(differing)}); use the env config it was "
+                f"{self.path}: was collected on another environment ({differing}); use the env config it was "
                 "collected with, or collect again"
             )
 

@@ -42,6 +42,7 @@ from utils import (
     checkpoint_update,
     choose_device,
     config_paths,
+    differences,
     load_config,
     lock,
     make_folder,
@@ -65,10 +66,12 @@ FREE_TO_CHANGE = {
     "eval_repeats",
     "ckpt_interval",
     "keep_checkpoints",
+    "temperature",
+    "boundaries",
+    "n_process",
+    "in_memory",
+    "compile",
 }
-FREE_TO_CHANGE |= {"temperature", "boundaries", "n_process", "in_memory", "compile"}
-
-
 RESUME_KEYS = ("config", "model", "optimizer", "update", "best", "torch_rng")  # what going on needs of a checkpoint
 
 
@@ -210,11 +213,11 @@ class Run:
         if torch.cuda.is_available():
             checkpoint["cuda_rng"] = torch.cuda.get_rng_state()
         save_checkpoint(self.run_dir / f"ckpt-{self.update}.pt", checkpoint)
-        older = [path for path in checkpoint_paths(self.run_dir) if checkpoint_update(path) <= self.update]
-        damaged = [path for path in checkpoint_paths(self.run_dir) if checkpoint_update(path) > self.update]
-        for path in damaged + older[: -self.config["keep_checkpoints"]]:
-            if checkpoint_update(path) != self.best["update"] or path in damaged:
-                path.unlink()
+        paths = {checkpoint_update(path): path for path in checkpoint_paths(self.run_dir)}
+        readable = [update for update in paths if update <= self.update]
+        kept = {self.best["update"], *readable[-self.config["keep_checkpoints"] :]}
+        for update in paths.keys() - kept.intersection(readable):
+            paths[update].unlink()
 
 
 def train(run: Run) -> int:
@@ -395,14 +398,9 @@ def newest_checkpoint(run_dir: Path, config: dict) -> dict | None:
     checkpoint = found[1]
     before = checkpoint["config"]
     names = sorted((set(config) | set(before)) - FREE_TO_CHANGE)
-    differing = [
-        f"{name}: {before.get(name)!r} there, {config.get(name)!r} now"
-        for name in names
-        if before.get(name) != config.get(name)
-    ]
-    if differing:
+    if differing := differences(before, config, names):
         raise InputError(
-            f"{run_dir}: holds a run with other settings ({'; '.join(differing)}); "
+            f"{run_dir}: holds a run with other settings ({differing}); "
             "use --overwrite to replace it or --run-dir to keep both"
         )
     return checkpoint

@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -143,6 +143,9 @@ KEYS: dict[str, dict[str, Key]] = {
     },
 }
 
+ALL_KEYS = {name: key for section in KEYS.values() for name, key in section.items()}
+SPLIT_KEYS = ("env_split_seed", "train_env_ratio")  # say how a history file is used, not what is in it
+
 
 # Configs ------------------------------------------------------------------------------------------
 
@@ -221,6 +224,15 @@ def load_config(
     return _checked(config, problems, (relation_problems, *checks))
 
 
+def differences(before: dict, now: dict, names: Iterable[str], where_now: str = "now") -> str:
+    """Which of the keys `names` differ between two configs, in words; empty if none does."""
+    return "; ".join(
+        f"{name}: {before.get(name)!r} there, {now.get(name)!r} {where_now}"
+        for name in names
+        if before.get(name) != now.get(name)
+    )
+
+
 def _apply_overrides(merged: dict, keys: dict[str, Key], overrides: list[str]) -> None:
     for override in overrides:
         name, equals, text = override.partition("=")
@@ -239,7 +251,7 @@ def override_config(
     Raises:
         InputError: listing every problem found.
     """
-    known = {name: key for section in KEYS.values() for name, key in section.items() if name in config}
+    known = {name: key for name, key in ALL_KEYS.items() if name in config}
     problems = _unknown_overrides(overrides, known)
     names = [override.partition("=")[0] for override in overrides]
     fixed = [name for name in names if name in known and name not in changeable]
@@ -481,10 +493,9 @@ def load_checkpoint(path: str | Path, keys: tuple[str, ...] = EVALUATION_KEYS) -
         missing = ["a config"]
     if missing:
         raise InputError(f"{path}: no checkpoint of this project: it lacks {', '.join(missing)}")
-    defaults = {name: key.default for section in KEYS.values() for name, key in section.items()}
-    known = {name: value for name, value in defaults.items() if value is not REQUIRED}
-    checkpoint["config"] = config = known | checkpoint["config"]  # completed with keys that came after it was written
-    for name, key in {name: key for section in KEYS.values() for name, key in section.items()}.items():
+    defaults = {name: key.default for name, key in ALL_KEYS.items() if key.default is not REQUIRED}
+    checkpoint["config"] = config = defaults | checkpoint["config"]  # with keys that came after it was written
+    for name, key in ALL_KEYS.items():
         if name not in config or key.problem(config[name]):
             raise InputError(f"{path}: its config has no usable '{name}'; use another checkpoint")
     return checkpoint

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.tokens import TokenType
+from model.tokens import TokenType, n_kept_steps
 from model.transformer import KVCache
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class RollingContext:
         n_regions = config["context_regions"] if self.compressed else 1
         self.region_capacity = config["compress_interval"] if self.compressed else config["n_transit"]
         self.capacity = n_regions * self.region_capacity
-        self.n_kept = min(max(1, int(config["n_transit"] * config["kept_fraction"])), config["n_transit"] - 1)
+        self.n_kept = n_kept_steps(config)
         n_markers = 2 * n_regions - 1 if self.compressed else 0
         self.cache = KVCache(model.transformer, n_envs, self.capacity + n_markers)
         self.steps: dict[str, Tensor] = {}  # the window's steps, (N, C, ...); made when the first ones are known

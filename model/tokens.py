@@ -53,6 +53,12 @@ def n_positions(config: dict) -> int:
     return config["n_transit"]
 
 
+def n_kept_steps(config: dict) -> int:
+    """Steps that stay of a full standard window when it rolls on."""
+    n_transit = config["n_transit"]
+    return min(max(1, int(n_transit * config["kept_fraction"])), n_transit - 1)
+
+
 def layout_tokens(region_lengths: Tensor, config: dict) -> Layout:
     """Lay out the tokens of a batch of windows.
 

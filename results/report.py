@@ -14,7 +14,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np
-import yaml
 
 from plots import plot_goals, plot_study, save_figure
 
@@ -43,7 +42,6 @@ class Scores:
             self.returns = np.stack([scores["returns"] for scores in loaded]).astype(np.float64)
             self.optimal, self.tasks = loaded[0]["optimal"], loaded[0]["tasks"]
             self.random = float(np.mean([scores["random_returns"].mean() for scores in loaded]))
-            self.settings = yaml.safe_load(str(loaded[0]["settings"]))
 
     def at(self, first: int, last: int | None = None) -> np.ndarray:
         """(seeds, goals) mean return over episodes `first` to `last`, counted from 1."""
@@ -151,11 +149,12 @@ def main() -> None:
         "# Results on Darkroom\n\nMade by `python results/report.py`; what each line means is in README.md here.\n"
     ]
     parts.append("## Held-out goals of split seed 0\n\n" + main_table(compressed, standard))
-    curve = [["return"] + [with_interval(compressed.at(e)) for e in EPISODES if e <= compressed.returns.shape[-1]]]
-    curve += [
-        ["share of the optimum"] + [f"{compressed.at(e).mean() / compressed.optimal.mean():.3f}" for e in EPISODES]
+    shown = [episode for episode in EPISODES if episode <= compressed.returns.shape[-1]]
+    curve = [
+        ["return", *[with_interval(compressed.at(e)) for e in shown]],
+        ["share of the optimum", *[f"{compressed.at(e).mean() / compressed.optimal.mean():.3f}" for e in shown]],
     ]
-    parts.append("## Compressed context over episodes\n\n" + table(["episode", *map(str, EPISODES)], curve))
+    parts.append("## Compressed context over episodes\n\n" + table(["episode", *map(str, shown)], curve))
     parts.append(f"Over episodes 281 to 300: {with_interval(compressed.at(281, 300))}.\n")
     if standard:
         best = max(standard, key=lambda name: standard[name].at(91, 100).mean())

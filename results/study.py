@@ -24,7 +24,7 @@ import numpy as np
 
 from env import split_tasks
 from evaluate import source_curve
-from utils import DEFAULT_CONFIG, EVALUATION_KEYS, load_checkpoint, load_config, save_checkpoint
+from utils import DEFAULT_CONFIG, EVALUATION_KEYS, checkpoint_paths, load_checkpoint, load_config, save_checkpoint
 
 SCORES = ROOT / "results" / "scores"
 REFERENCE = ROOT / "results" / "reference" / "ckpt-800.pt"
@@ -92,7 +92,7 @@ def run(setting: Setting, split: int, seed: int) -> None:
     sets = [*setting.overrides, f"train_seed={seed}", f"env_split_seed={split}", "eval_interval=1000000"]
     flags = [flag for item in sets for flag in ("--set", item)]
     call("train.py", "--run-dir", str(run_dir), "--model-config", setting.config, "--device", "cpu", *flags)
-    newest = max(run_dir.glob("ckpt-*.pt"), key=lambda path: int(path.stem.removeprefix("ckpt-")))
+    newest = checkpoint_paths(run_dir)[-1]
     if (setting.name, split, seed) == ("compressed", 0, 0):
         store_reference(newest)
     for name, path in missing.items():
