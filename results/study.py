@@ -1,7 +1,7 @@
 """Run the study behind the result tables: train and evaluate every setting, and store its scores.
 
     python results/study.py                  # all settings; what is already stored is skipped
-    python results/study.py compressed       # only settings whose name starts so
+    python results/study.py compressed       # only the settings named
 
 One run takes 6 to 9 minutes on one core, and two run side by side on 2 cores: about 3 hours in all.
 `python results/report.py` makes the tables and figures from the stored scores.
@@ -140,11 +140,14 @@ def call(*arguments: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("prefix", nargs="?", default="", help="only settings whose name starts so (default: all)")
+    names = [setting.name for setting in SETTINGS]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which settings to run: {', '.join(names)} (default: all)")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each (default: %(default)s)")
     args = parser.parse_args()
+    if unknown := set(args.names) - set(names):
+        parser.error(f"no setting is named {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     store_source()
-    chosen = [setting for setting in SETTINGS if setting.name.startswith(args.prefix)]
+    chosen = [setting for setting in SETTINGS if setting.name in (args.names or names)]
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [pool.submit(run, s, split, seed) for s in chosen for split in s.splits for seed in s.seeds]
         for job in jobs:
