@@ -19,7 +19,8 @@ import yaml
 
 import env
 from model import load_model
-from plots import plot_returns, save_figure
+from plots.returns import plot_returns
+from plots.style import save_figure
 from ranks import Ranks
 from utils import (
     EVALUATION_KEYS,

@@ -33,6 +33,7 @@ class HistoryFile:
         config: the effective config; its env says what values are possible.
         tasks: task indices, in the order wanted.
         n_stream, source_timesteps: how many streams and steps per stream to use; None for all.
+        spaces: observation and action space; None for those of the config's env.
 
     Attributes:
         arrays: name to (N, ...), an ndarray or a StoredArray.
@@ -50,9 +51,10 @@ class HistoryFile:
         tasks: list[int],
         n_stream: int | None = None,
         source_timesteps: int | None = None,
+        spaces: tuple[gym.Space, gym.Space] | None = None,
     ):
         self.path, self.config = path, config
-        self.observation_space, self.action_space = env.spaces(config)
+        self.observation_space, self.action_space = spaces or env.spaces(config)
         if not path.is_file():
             raise InputError(f"{path}: no such history file; collect it with: python collect.py")
         try:

@@ -24,15 +24,15 @@ import torch.distributed as dist
 import yaml
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import env
 from dataset import ADDataset
+from evaluate import evaluate_tasks
 from model import MODEL
 from model.tokens import IGNORE, layout_tokens
-from plots import plot_returns
 from ranks import Ranks
+from training_log import TrainingLog
 from utils import (
     BAR_SECONDS,
     InputError,
@@ -229,7 +229,7 @@ def train(run: Run) -> int:
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     run.model.train()
-    writer = SummaryWriter(run.run_dir, purge_step=run.update + 1) if ranks.is_first else None
+    log = TrainingLog(run.run_dir, config, run.update) if ranks.is_first else None
     bar = tqdm(
         total=config["train_timesteps"], initial=run.update, desc="train", unit="update", mininterval=BAR_SECONDS,
         disable=not ranks.is_first,
@@ -246,22 +246,28 @@ def train(run: Run) -> int:
 
         if due("log_interval"):
             losses = ranks.mean(losses)
-            if writer:
-                log_scalars(writer, "train", losses, run.update)
-                writer.add_scalar("train/lr", run.optimizer.param_groups[0]["lr"], run.update)
+            if log:
+                log.scalars("train", losses | {"lr": run.optimizer.param_groups[0]["lr"]}, run.update)
                 bar.set_postfix({n: f"{float(v):.3f}" for n, v in losses.items() if n.startswith("loss")})
-        if not writer:
+        if not log:
             continue
         if due("test_interval") or due("ckpt_interval") or stopping:
             on_test = test_losses(run.model, run.datasets["test"], config) if "test" in run.datasets else {}
-            log_scalars(writer, "test", on_test, run.update)
+            log.scalars("test", on_test, run.update)
             if due("ckpt_interval") or stopping:
                 run.save(on_test)
         if due("eval_interval") and "test" in run.datasets:
-            log_in_context_returns(run.model, config, writer, run.update)
+            held_out = env.split_tasks(config)["test"]
+            tasks = [env.list_tasks(config)[i] for i in held_out]
+            returns = evaluate_tasks(
+                run.model, config, tasks, config["eval_repeats"], config["eval_episodes"], config["train_seed"]
+            )
+            log.in_context(returns, held_out, run.update)
     bar.close()
-    if writer:
-        writer.close()
+    if log:
+        if run.update == config["train_timesteps"]:
+            log.hyperparameters(run.update)
+        log.close()
     ranks.leave()
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -351,27 +357,6 @@ def test_losses(model: nn.Module, dataset: ADDataset, config: dict) -> dict[str,
     losses = [model(batch) for batch in batches]
     model.train()
     return {name: float(np.nanmean([float(loss[name]) for loss in losses])) for name in losses[0]}
-
-
-def log_in_context_returns(model: nn.Module, config: dict, writer: SummaryWriter, update: int) -> None:
-    """Evaluate on the held-out tasks and log the mean return over in-context episodes as a figure."""
-    tasks = [env.list_tasks(config)[task] for task in env.split_tasks(config)["test"]]
-    vec_env = env.make_vec_env(config, [task for task in tasks for _ in range(config["eval_repeats"])])
-    vec_env.seed(config["train_seed"])
-    returns = model.evaluate_in_context(
-        vec_env, config["eval_episodes"] * env.max_episode_steps(config), seed=config["train_seed"]
-    )["returns"]
-    vec_env.close()
-    if returns.shape[1]:
-        n_last = max(1, returns.shape[1] // 10)
-        writer.add_scalar("test/return_last_episodes", returns[:, -n_last:].mean(), update)
-        writer.add_figure("test/return_over_episodes", plot_returns({"AD": returns}), update)
-
-
-def log_scalars(writer: SummaryWriter, prefix: str, losses: dict, update: int) -> None:
-    for name, value in losses.items():
-        if not math.isnan(value):  # a batch without the event measured
-            writer.add_scalar(f"{prefix}/{name}", float(value), update)
 
 
 # Runs and checkpoints -----------------------------------------------------------------------------

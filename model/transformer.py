@@ -79,6 +79,20 @@ class Transformer(nn.Module):
         dropout = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
 
+    @torch.no_grad()
+    def attention(self, x: Tensor) -> Tensor:
+        """(B, T, D) to the attention weights, (n_layer, B, H, T, T): how much each token takes from each other one."""
+        weights = []
+        hidden = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+            weights.append(scores.masked_fill(hidden, -math.inf).softmax(-1))
+            return weights[-1] @ v
+
+        self(x, attend)
+        return torch.stack(weights)
+
     def encode(self, x: Tensor, n_tokens: Tensor, cache: KVCache, envs: Tensor) -> Tensor:
         """Encode whole sequences and let them replace what the cache held for `envs`.
 

@@ -15,7 +15,10 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
-from plots import plot_goals, plot_study, save_figure
+from env import list_tasks
+from plots.returns import plot_per_task, plot_study
+from plots.style import save_figure
+from utils import DEFAULT_CONFIG, load_config
 
 SCORES = ROOT / "results" / "scores"
 EPISODES = (10, 20, 50, 100, 500)
@@ -176,9 +179,12 @@ def main() -> None:
     save_figure(plot_study(curves, levels, source), ROOT / "results" / "returns.png")
     goals = Scores("compressed", "all-goals")
     if goals.n_seeds:
-        share = np.full(81, np.nan)
+        tasks = list_tasks(load_config(DEFAULT_CONFIG))
+        share = np.full(len(tasks), np.nan)
         share[goals.tasks] = goals.at(91, 100).mean(axis=0) / goals.optimal
-        save_figure(plot_goals(share.reshape(9, 9), set(compressed.tasks.tolist())), ROOT / "results" / "goals.png")
+        held_out = np.isin(np.arange(len(tasks)), compressed.tasks)
+        figure = plot_per_task(share, tasks, "share of the optimum, episodes 91 to 100", held_out)
+        save_figure(figure, ROOT / "results" / "goals.png")
 
 
 if __name__ == "__main__":

@@ -141,7 +141,9 @@ def call(*arguments: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [setting.name for setting in SETTINGS]
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which settings to run: {', '.join(names)} (default: all)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"which settings to run: {', '.join(names)} (default: all)"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each (default: %(default)s)")
     args = parser.parse_args()
     if unknown := set(args.names) - set(names):

@@ -1,0 +1,188 @@
+"""Figures of what is inside a history, a training window and the context of an evaluation.
+
+Letters in shapes: T environment steps or tokens, R rollouts, E episodes, A actions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from model.tokens import Layout, TokenType
+from plots.style import BLUE, CURVES, GREY, ORANGE, SKY, YELLOW, draw_band, draw_curve, new_figure, styled
+
+TYPE_COLOURS = {TokenType.TRANSITION: "0.85", TokenType.COMPRESS_START: BLUE, TokenType.COMPRESS_END: ORANGE}
+TYPE_NAMES = {
+    TokenType.TRANSITION: "transition", TokenType.COMPRESS_START: "<compress>", TokenType.COMPRESS_END: "</compress>",
+}  # fmt: skip
+
+
+# Histories ----------------------------------------------------------------------------------------
+
+
+@styled
+def plot_stream(states: np.ndarray, rewards: np.ndarray, regions: list[tuple[int, int]], n_regions: int = 3) -> Figure:
+    """States and rewards over the first regions of one stream; every other region is shaded.
+
+    Args:
+        states: (T, entries). rewards: (T,).
+        regions: half-open (start, stop) of each region, as `find_regions` gives them.
+    """
+    shown = regions[:n_regions]
+    steps = np.arange(shown[0][0], shown[-1][1])
+    figure, (above, below) = new_figure(7.2, 3.6, 2, sharex=True, height_ratios=(2, 1))
+    for entry in range(min(states.shape[1], len(CURVES))):
+        draw_curve(above, entry, steps, states[steps, entry], f"state[{entry}]", width=0.9)
+    below.vlines(steps, 0, rewards[steps], color="black", linewidth=0.8)
+    for axes in (above, below):
+        _shade_regions(axes, shown)
+    markers = {
+        "<compress> (1)": (">", [start for start, _ in shown]),
+        "</compress> (2)": ("<", [s - 1 for _, s in shown]),
+    }
+    for (name, (shape, at)), colour in zip(markers.items(), (BLUE, ORANGE)):
+        top = np.full(len(at), 1.06)
+        above.plot(at, top, shape, color=colour, label=name, transform=above.get_xaxis_transform(), clip_on=False)
+    above.legend(loc="upper right", ncols=2)
+    above.set(ylabel="state")
+    below.set(xlabel="step of the stream", ylabel="reward", xlim=(steps[0] - 1, steps[-1] + 1))
+    return figure
+
+
+def _shade_regions(axes: Axes, regions: list[tuple[int, int]]) -> None:
+    for number, (start, stop) in enumerate(regions):
+        if number % 2 == 0:
+            axes.axvspan(start - 0.5, stop - 0.5, color="0.93", zorder=0, linewidth=0)
+
+
+@styled
+def plot_per_rollout(values: np.ndarray, task: int, label: str) -> Figure:
+    """One value per rollout: its mean over all tasks, the middle 90 % of them, and one task.
+
+    Args:
+        values: (tasks, R).
+        task: the row to show by itself.
+        label: what the values are.
+    """
+    figure, axes = new_figure(5.4, 3.0)
+    rollouts = np.arange(values.shape[1])
+    draw_curve(axes, 0, rollouts, np.nanmean(values, axis=0), f"mean of {len(values)} tasks")
+    draw_band(axes, 0, rollouts, *np.nanquantile(values, (0.05, 0.95), axis=0))
+    draw_curve(axes, 1, rollouts, values[task], f"task {task}")
+    axes.set(xlabel="rollout", ylabel=label)
+    axes.legend()
+    return figure
+
+
+@styled
+def plot_window(layout: Layout, targets: np.ndarray, is_target: np.ndarray) -> Figure:
+    """One window as the model sees it: a column per token.
+
+    Args:
+        layout: of a batch of this one window.
+        targets: (L, A) distribution that each step's output is compared with.
+        is_target: (L,) whether a step counts in the loss.
+    """
+    valid = layout.valid[0].numpy()
+    types, steps = layout.types[0].numpy()[valid], layout.steps[0].numpy()[valid]
+    positions = layout.positions[0].numpy()[valid]
+    figure, (above, middle, below) = new_figure(7.2, 3.8, 3, sharex=True, height_ratios=(1, 2, 4))
+    _draw_types(above, types)
+    above.set(ylabel="type")
+    middle.plot(positions, color="black", linewidth=0.9)
+    middle.set(ylabel="position")
+    counts = (types == TokenType.TRANSITION) & is_target[steps]
+    shown = np.where(counts[:, None], targets[steps], np.nan)
+    image = below.imshow(shown.T, aspect="auto", vmin=0, vmax=1)
+    below.set(xlabel="token", ylabel="action", yticks=range(targets.shape[1]))
+    figure.colorbar(image, ax=below, label="target probability", orientation="horizontal", shrink=0.5)
+    return figure
+
+
+def _draw_types(axes: Axes, types: np.ndarray) -> None:
+    """A strip of token types, with their legend above it."""
+    colours = ListedColormap([TYPE_COLOURS[kind] for kind in TokenType])
+    norm = BoundaryNorm(np.arange(len(TokenType) + 1) - 0.5, len(TokenType))
+    axes.imshow(types[None], aspect="auto", cmap=colours, norm=norm)
+    handles = [Patch(color=TYPE_COLOURS[kind], label=TYPE_NAMES[kind]) for kind in TokenType]
+    axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(handles))
+    axes.set(yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+# Evaluation ---------------------------------------------------------------------------------------
+
+
+@styled
+def plot_paths(
+    cells: np.ndarray, returns: np.ndarray, goal: tuple[int, int], grid_size: int, episodes: list[int]
+) -> Figure:
+    """The agent's way over the grid, one panel per episode.
+
+    Args:
+        cells: (E, T, 2) cells acted from. returns: (E,).
+        episodes: which to show, counted from 1.
+    """
+    columns = min(len(episodes), 5)
+    rows = -(-len(episodes) // columns)
+    figure, panels = new_figure(1.6 * columns, 1.85 * rows, rows, columns, squeeze=False)
+    jitter = np.random.default_rng(0).uniform(-0.18, 0.18, size=cells.shape[1:])  # tells repeated steps apart
+    for axes, episode in zip(panels.flat, episodes):
+        path = cells[episode - 1] + jitter
+        axes.plot(path[:, 1], path[:, 0], "-", color=BLUE, linewidth=0.9)
+        axes.plot(path[0, 1], path[0, 0], "o", color=BLUE, markersize=4)
+        axes.plot(goal[1], goal[0], "*", color=ORANGE, markersize=10, markeredgecolor="black", markeredgewidth=0.5)
+        ticks = np.arange(grid_size + 1) - 0.5
+        axes.set(xlim=(-0.5, grid_size - 0.5), ylim=(grid_size - 0.5, -0.5), aspect="equal")
+        axes.set(title=f"episode {episode}: {returns[episode - 1]:g}", xticks=ticks, yticks=ticks)
+        axes.tick_params(labelbottom=False, labelleft=False, length=0)
+        axes.grid(color="0.9", linewidth=0.5)
+        axes.spines[:].set_visible(True)
+    for axes in list(panels.flat)[len(episodes) :]:
+        axes.remove()
+    return figure
+
+
+@styled
+def plot_context_fill(region_lengths: np.ndarray, end_probabilities: np.ndarray, ended: np.ndarray) -> Figure:
+    """How the context fills and is cut, and what the token-type head says of each region's end.
+
+    Args:
+        region_lengths: (T, 2) steps in the previous and in the current region, at each step.
+        end_probabilities: (T,) the head's probability that `</compress>` comes next.
+        ended: (T,) whether a region ended after the step.
+    """
+    steps = np.arange(1, len(ended) + 1)
+    figure, (above, below) = new_figure(7.2, 3.6, 2, sharex=True)
+    above.stackplot(steps, region_lengths.T, colors=(SKY, YELLOW), labels=("previous region", "current region"))
+    above.set(ylabel="steps in the context")
+    above.legend(loc="upper left")
+    below.vlines(steps[ended], 0, 1, color=GREY, linestyle=":", label="a region ends")
+    below.plot(steps, end_probabilities, color=ORANGE, label="probability of </compress>")
+    below.set(xlabel="environment step", ylabel="token-type head", ylim=(0, 1.05), xlim=(0, len(ended)))
+    below.legend(loc="center left")
+    return figure
+
+
+@styled
+def plot_attention(weights: np.ndarray, types: np.ndarray, rewards: np.ndarray) -> Figure:
+    """Where the newest token looks.
+
+    Args:
+        weights: (n_layer, n_head, T) attention of the newest token.
+        types: (T,) token types. rewards: (T,) the reward that led to each token, 0 for markers.
+    """
+    n_layer, n_head, n_tokens = weights.shape
+    figure, (above, middle, below) = new_figure(7.2, 4.2, 3, sharex=True, height_ratios=(1, 1, 6))
+    _draw_types(above, types)
+    above.set(ylabel="type")
+    middle.vlines(np.arange(n_tokens), 0, rewards, color="black", linewidth=0.9)
+    middle.set(ylabel="reward")
+    image = below.imshow(weights.reshape(n_layer * n_head, n_tokens), aspect="auto", vmin=0)
+    names = [f"layer {layer}, head {head}" for layer in range(n_layer) for head in range(n_head)]
+    below.set(xlabel="token", yticks=range(len(names)), yticklabels=names)
+    figure.colorbar(image, ax=below, label="attention of the newest token", orientation="horizontal", shrink=0.5)
+    return figure
