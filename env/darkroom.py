@@ -6,8 +6,8 @@
 | `DarkroomPermuted` | 9x9 | (0, 0) | the far corner | every step on the goal; what the actions do differs |
 | `DarkroomHard` | 17x17 | centre | differs between tasks | once, then the episode ends |
 
-Source: Algorithm Distillation (arXiv:2210.14215, section 4); Permuted and Large: the variants that
-    DICP (arXiv:2502.19009) and others compare on.
+Source: Algorithm Distillation (arXiv:2210.14215, section 4); Permuted and Large: variants that
+    later papers compare on.
 """
 
 from __future__ import annotations
