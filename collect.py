@@ -274,7 +274,7 @@ def collect_task(config: dict, task: int, path: Path, log_dir: Path | None) -> l
     """
     kwargs = env.list_tasks(config)[task]
     seed = config["alg_seed"] + task
-    vec_env = env.make_vec_env(config, [kwargs] * config["n_stream"])
+    vec_env = env.make_source_env(config, [kwargs] * config["n_stream"])
     source = algorithm.ALGORITHM[config["alg"]](config, vec_env, seed, log_dir and str(log_dir / f"task-{task}"))
     logger = HistoryLoggerCallback(compress_interval=config["n_steps"])
     source.learn(config["total_source_timesteps"], callback=logger, tb_log_name=config["alg"])

@@ -8,13 +8,12 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 import env
-from history_file import HistoryFile
+from history_file import HistoryFile, soft_target_names
 from model.tokens import n_kept_steps
 from utils import InputError, history_path
 
@@ -59,16 +58,16 @@ class ADDataset(Dataset):
         self.history = HistoryFile(path, config, self.tasks, n_stream, source_timesteps)
         self.arrays, self.n_streams = self.history.arrays, self.history.n_streams
         self.with_dones = "dones" in self.arrays
-        self.soft_targets = "action_probs" in self.arrays
+        self.soft_targets = config["soft_targets"] and self.history.has_soft_targets
         self.use_compressed_context = config["use_compressed_context"] and self.history.has_markers
         if config["use_compressed_context"] and not self.history.has_markers:
             warnings.warn(
                 f"{path} has no compress_markers: standard mode, with a window of n_transit steps, is used",
                 stacklevel=2,
             )
-        is_discrete = isinstance(self.history.action_space, gym.spaces.Discrete)
-        if config["soft_targets"] and is_discrete and not self.soft_targets:
-            warnings.warn(f"{path} has no action_probs: the actions themselves are the targets", stacklevel=2)
+        if config["soft_targets"] and not self.soft_targets:
+            names = " and ".join(soft_target_names(self.history.action_space))
+            warnings.warn(f"{path} has no {names}: the actions themselves are the targets", stacklevel=2)
         self._index_samples()
 
     def _index_samples(self) -> None:

@@ -48,6 +48,9 @@ CHANGEABLE = (
     "horizon",
     "env_kwargs",
     "task_kwargs",
+    "task_ranges",
+    "n_tasks",
+    "task_seed",
 )
 N_RANDOM_EPISODES = 100
 
@@ -142,10 +145,12 @@ def main(argv: list[str] | None = None) -> int:
     mode = "compressed" if config["use_compressed_context"] else "standard"
     boundaries = f", {config['boundaries']} boundaries" if mode == "compressed" else ""
     print(f"{path}: {mode} context, temperature {config['temperature']}{boundaries}")
-    n_seen = len(set(indices) & set(env.split_tasks(checkpoint["config"])["train"]))
+    all_trained = env.list_tasks(checkpoint["config"])
+    trained = [all_trained[i] for i in env.split_tasks(checkpoint["config"])["train"]]
+    n_seen = sum(task in trained for task in tasks)
     if n_seen and args.mode == "test":
         print(f"note: the model was trained on {n_seen} of these {len(indices)} tasks")
-    print_table(indices, tasks, returns, optimal, float(random_returns.mean()))
+    print_table(indices, task_labels(config, tasks), returns, optimal, float(random_returns.mean()))
     out = Path(args.out) if args.out else path.parent / f"eval-{args.mode}"
     write_results(out, indices, returns, optimal, random_returns, settings)
     curves = {f"AD, {mode}": returns.reshape(-1, returns.shape[-1])}
@@ -182,7 +187,8 @@ def evaluate_tasks(model, config: dict, tasks: list[dict], repeats: int, episode
         return np.zeros((0, repeats, 0))
     vec_env = env.make_vec_env(config, [task for task in tasks for _ in range(repeats)])
     vec_env.seed(seed)
-    returns = model.evaluate_in_context(vec_env, episodes * env.max_episode_steps(config), seed=seed)["returns"]
+    most_steps = episodes * env.max_episode_steps(config)
+    returns = model.evaluate_in_context(vec_env, most_steps, seed=seed, n_episodes=episodes)["returns"]
     vec_env.close()
     return returns[:, :episodes].reshape(len(tasks), repeats, -1)
 
@@ -205,9 +211,13 @@ def evaluate_random(config: dict, tasks: list[dict], seed: int) -> np.ndarray:
     vec_env.action_space.seed(seed)
     n_steps = N_RANDOM_EPISODES * env.max_episode_steps(config)
     rewards, dones = np.zeros((n_steps, len(tasks))), np.zeros((n_steps, len(tasks)), dtype=bool)
+    n_finished = np.zeros(len(tasks), dtype=np.int64)  # episodes
     vec_env.reset()
     for t in range(n_steps):
         _, rewards[t], dones[t], _ = vec_env.step(np.array([vec_env.action_space.sample() for _ in tasks]))
+        n_finished += dones[t]
+        if n_finished.min() >= N_RANDOM_EPISODES:
+            break
     vec_env.close()
     return episode_returns(rewards, dones)[:, :N_RANDOM_EPISODES]
 
@@ -217,12 +227,21 @@ def source_curve(config: dict, traj_dir: str, indices: list[int]) -> tuple[np.nd
     path = history_path(config, traj_dir)
     try:
         with h5py.File(path) as file:
-            means = np.array([file[str(i)].attrs["mean_return_per_rollout"] for i in indices])
+            means = np.array([file[str(i)].attrs["mean_return_per_rollout"] for i in indices])  # (tasks, rollouts)
+            n_ended = np.mean([episodes_per_rollout(file[str(i)], config) for i in indices], axis=0)  # (rollouts,)
     except (OSError, KeyError, ValueError):  # no file, or another program's
         return None
     ended = np.isfinite(means).any(axis=0)  # rollouts in which some episode ended
-    episodes = (np.arange(means.shape[1]) + 1) * config["n_steps"] / env.max_episode_steps(config)
-    return episodes[ended], np.nanmean(means[:, ended], axis=0)
+    return n_ended.cumsum()[ended], np.nanmean(means[:, ended], axis=0)
+
+
+def episodes_per_rollout(group: h5py.Group, config: dict) -> np.ndarray:
+    """(rollouts,) episodes that ended in each, per stream; where the file does not say, all are the longest."""
+    n_rollouts, n_steps = len(group.attrs["mean_return_per_rollout"]), config["n_steps"]
+    if "dones" not in group:
+        return np.full(n_rollouts, n_steps / env.max_episode_steps(config))
+    dones = group["dones"][: n_rollouts * n_steps]  # (T, E)
+    return dones.reshape(n_rollouts, -1).sum(axis=1) / dones.shape[1]
 
 
 # Reporting ----------------------------------------------------------------------------------------
@@ -238,23 +257,39 @@ def bootstrap_interval(per_repeat: np.ndarray, n_samples: int = 2000) -> tuple[f
     return float(low), float(high)
 
 
+def task_labels(config: dict, tasks: list[dict]) -> list[str]:
+    """A heading, then for each task the values of those arguments that differ within the family."""
+    family = env.list_tasks(config)
+    names = [name for name in family[0] if any(task.get(name) != family[0][name] for task in family)]
+
+    def shown(value: object) -> str:
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    rows = [[shown(task.get(name, "-")) for name in names] for task in tasks]
+    return ["; ".join(row) or "-" for row in [names, *rows]]
+
+
 def print_table(
-    indices: list[int], tasks: list[dict], returns: np.ndarray, optimal: np.ndarray, random_return: float
+    indices: list[int], labels: list[str], returns: np.ndarray, optimal: np.ndarray, random_return: float
 ) -> None:
-    """One line per task and one for the mean; first and last stand for a tenth of the episodes, at most 10."""
+    """One line per task and one for the mean; first and last stand for a tenth of the episodes, at most 10.
+
+    Args:
+        labels: a heading, then one per task, as `task_labels` gives them.
+    """
+    width, (heading, *labels) = max(10, *map(len, labels)), labels
     n = min(10, max(1, returns.shape[-1] // 10))
     first, last = returns[..., :n].mean(axis=-1), returns[..., -n:].mean(axis=-1)  # (tasks, repeats)
-    label = f"episodes 1-{n}", f"episodes {returns.shape[-1] - n + 1}-{returns.shape[-1]}"
-    print(f"{'task':>6} {'goal':>10} {label[0]:>16} {label[1]:>18} {'optimal':>8} {'share':>6}")
-    for row, (index, task) in enumerate(zip(indices, tasks)):
-        goal = str(task.get("goal", "-"))
-        share = last[row].mean() / optimal[row]
-        print(
-            f"{index:>6} {goal:>10} {first[row].mean():>16.2f} {last[row].mean():>18.2f} {optimal[row]:>8.2f} {share:>6.2f}"
-        )
-    print(
-        f"{'mean':>6} {'':>10} {first.mean():>16.2f} {last.mean():>18.2f} {optimal.mean():>8.2f} {last.mean() / optimal.mean():>6.2f}"
-    )
+    spans = f"episodes 1-{n}", f"episodes {returns.shape[-1] - n + 1}-{returns.shape[-1]}"
+    print(f"{'task':>6} {heading:>{width}} {spans[0]:>16} {spans[1]:>18} {'optimal':>8} {'share':>6}")
+
+    def line(task: object, label: str, first: float, last: float, best: float) -> None:
+        best, share = (f"{best:.2f}", f"{last / best:.2f}") if best > 0 else ("-", "-")
+        print(f"{task:>6} {label:>{width}} {first:>16.2f} {last:>18.2f} {best:>8} {share:>6}")
+
+    for row, (index, label) in enumerate(zip(indices, labels)):
+        line(index, label, first[row].mean(), last[row].mean(), optimal[row])
+    line("mean", "", first.mean(), last.mean(), optimal.mean())
     low, high = bootstrap_interval(last)
     print(
         f"mean return over the last {n} episodes: {last.mean():.2f}, 95 % interval {low:.2f} to {high:.2f} (bootstrap over tasks and repeats)"

@@ -17,7 +17,7 @@ import env
 from algorithm.utils import find_regions
 from utils import KEYS, SPLIT_KEYS, InputError, differences, one_line
 
-FIELDS = ("states", "actions", "rewards", "dones", "action_probs")  # what training reads; the last two are optional
+FIELDS = ("states", "actions", "rewards", "dones")  # what training reads; the last one is optional
 NEWEST_FORMAT = 1
 MEMORY_SHARE = 0.5  # of what is free; larger datasets stay in the file
 CACHE_BYTES = 256e6  # for pieces of such a dataset
@@ -37,6 +37,7 @@ class HistoryFile:
 
     Attributes:
         arrays: name to (N, ...), an ndarray or a StoredArray.
+        has_soft_targets: whether the file has the source policy's distributions.
         has_markers, regions: whether the file marks regions; then, per task, their (start, stop).
         n_streams, task_steps, task_offset: E, (tasks,) T of each, and (tasks + 1,) their cumulative sum.
 
@@ -63,8 +64,10 @@ class HistoryFile:
             self._check_env(file)
             groups = [self._group(file, task) for task in tasks]
             self.names = [name for name in FIELDS if all(name in group for group in groups)]
-            if not config["soft_targets"] and "action_probs" in self.names:
-                self.names.remove("action_probs")
+            soft_names = soft_target_names(self.action_space)
+            self.has_soft_targets = all(name in group for group in groups for name in soft_names)
+            if config["soft_targets"] and self.has_soft_targets:
+                self.names += soft_names
             self.task_steps = np.array([self._steps_to_use(group, source_timesteps) for group in groups])
             self.task_offset = np.concatenate([[0], np.cumsum(self.task_steps)])
             self.n_streams = min(self._streams_to_use(group, n_stream) for group in groups)
@@ -149,12 +152,12 @@ class HistoryFile:
         is_scalar = name in ("rewards", "dones") or (
             name == "actions" and isinstance(self.action_space, gym.spaces.Discrete)
         )
-        n_entries = {
-            "states": int(np.prod(self.observation_space.shape, dtype=int)),
-            "actions": int(np.prod(self.action_space.shape, dtype=int)),
-            "action_probs": int(getattr(self.action_space, "n", 1)),
-        }
-        return () if is_scalar else (n_entries[name],)
+        if is_scalar:
+            return ()
+        if name == "action_probs":
+            return (int(self.action_space.n),)
+        space = self.observation_space if name == "states" else self.action_space
+        return (int(np.prod(space.shape, dtype=int)),)
 
     def _check_shapes(self, group: h5py.Group) -> None:
         for name in self.names:
@@ -179,6 +182,8 @@ class HistoryFile:
             wrong, expected = ~(is_whole & (values >= 0) & (values <= highest)), f"whole numbers 0 to {np.max(highest)}"
         elif name == "action_probs":
             wrong, expected = ~((values >= 0) & (values <= 1)), "probabilities"
+        elif name == "action_stds":
+            wrong, expected = ~((values > 0) & np.isfinite(values)), "standard deviations"
         elif name == "dones":
             wrong, expected = ~np.isin(values, (0, 1)), "True or False"
         else:
@@ -221,7 +226,7 @@ class StoredArray:
         self.piece_steps = (self.data[0].chunks or (1000,))[0]
         self.pieces: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         piece_bytes = self.piece_steps * history.n_streams * int(np.prod(self.entry)) * self.dtype.itemsize
-        self.n_kept = max(1, int(CACHE_BYTES / len(FIELDS) / piece_bytes))
+        self.n_kept = max(1, int(CACHE_BYTES / len(history.names) / piece_bytes))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -272,6 +277,11 @@ class StoredArray:
         for task, (start, stop) in enumerate(zip(offset[:-1], offset[1:])):
             result[start:stop] = self._read(task, 0, stop - start)
         return result.reshape(self.shape)
+
+
+def soft_target_names(action_space: gym.Space) -> tuple[str, ...]:
+    """The datasets that hold the source policy's distributions of such actions."""
+    return ("action_probs",) if isinstance(action_space, gym.spaces.Discrete) else ("action_means", "action_stds")
 
 
 def available_memory() -> float:

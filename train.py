@@ -43,6 +43,7 @@ from utils import (
     choose_device,
     config_paths,
     differences,
+    env_file_name,
     load_config,
     lock,
     make_folder,
@@ -121,7 +122,7 @@ def go_on(config: dict, datasets: dict[str, ADDataset], run_dir: Path, device: t
 
     set_seed(config["train_seed"])
     model = MODEL[config["model"]](config)
-    standardise_observations(model, datasets["train"])
+    standardise_inputs(model, datasets["train"])
     run = Run(model.to(device), datasets, config, run_dir, ranks)
     if checkpoint:
         run.restore(checkpoint)
@@ -152,7 +153,8 @@ def load_datasets(config: dict, traj_dir: str) -> dict[str, ADDataset]:
     kinds = {(d.use_compressed_context, d.with_dones, d.soft_targets) for d in datasets.values()}
     if len(kinds) > 1:
         raise InputError(
-            f"{datasets['train'].history.path}: compress_markers, dones or action_probs are in some of its groups only, "
+            f"{datasets['train'].history.path}: compress_markers, dones or the source policy's distributions "
+            "(action_probs, or action_means and action_stds) are in some of its groups only, "
             "so that training and held-out tasks differ; collect it again"
         )
     return datasets
@@ -326,16 +328,29 @@ def build_optimizer(model: nn.Module, config: dict) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=config["lr"], betas=(0.9, 0.99), fused=True)
 
 
-def standardise_observations(model: nn.Module, dataset: ADDataset) -> None:
-    """Give the model the mean and standard deviation of continuous observations."""
-    embedding = model.observation_embedding
-    if not embedding.discrete:
-        windows = dataset.sample_batch(N_STANDARDISE, np.random.default_rng(0))
-        held = torch.arange(windows["observations"].shape[1]) < windows["region_lengths"].sum(1, keepdim=True)
-        observations = windows["observations"][held].double()
-        embedding.mean.copy_(observations.mean(0))
-        std = observations.std(0)
-        embedding.std.copy_(torch.where(std > 1e-6, std, 1.0))  # an entry that never changes is left as it is
+def standardise_inputs(model: nn.Module, dataset: ADDataset) -> None:
+    """Give the model the mean and standard deviation of its real-valued inputs, to keep with its weights.
+
+    Rewards that are all 0 or 1 need none, and are left as they are.
+    """
+    windows = dataset.sample_batch(N_STANDARDISE, np.random.default_rng(0))
+    held = torch.arange(windows["rewards"].shape[1]) < windows["region_lengths"].sum(1, keepdim=True)
+    rewards = windows["rewards"][held]
+    if not ((rewards == 0) | (rewards == 1)).all():
+        model.reward_mean.copy_(rewards.double().mean())
+        model.reward_std.copy_(deviation(rewards))
+    parts = {"observations": model.observation_embedding, "actions": model.actions}
+    for name, part in parts.items():
+        if hasattr(part, "mean"):  # continuous
+            values = windows[name][held]
+            part.mean.copy_(values.double().mean(0))
+            part.std.copy_(deviation(values))
+
+
+def deviation(values: Tensor) -> Tensor:
+    """Standard deviation over the first axis; 1 for an entry that never changes, which leaves it as it is."""
+    std = values.double().std(0)
+    return torch.where(std > 1e-6, std, 1.0)
 
 
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
@@ -363,9 +378,8 @@ def test_losses(model: nn.Module, dataset: ADDataset, config: dict) -> dict[str,
 
 
 def default_run_dir(config: dict, model_config: str) -> Path:
-    env_name = config["env"].replace("/", "-")
     return Path("runs") / (
-        f"{env_name}_{config['alg']}_{Path(model_config).stem}_split-{config['env_split_seed']}_seed-{config['train_seed']}"
+        f"{env_file_name(config)}_{config['alg']}_{Path(model_config).stem}_split-{config['env_split_seed']}_seed-{config['train_seed']}"
     )
 
 

@@ -46,6 +46,7 @@ class Key:
     """What a config key may hold.
 
     `low` and `high` are inclusive; `above` is exclusive. A nullable key also takes null.
+    `alg` names the only algorithm that reads the key; with another one it is null.
     """
 
     kind: type
@@ -55,6 +56,10 @@ class Key:
     above: float | None = None
     choices: tuple | None = None
     nullable: bool = False
+    alg: str | None = None
+
+    def is_read(self, config: dict) -> bool:
+        return self.alg is None or config.get("alg") == self.alg
 
     def problem(self, value: Any) -> str | None:
         """Why `value` does not fit, as 'expected ...', or None."""
@@ -83,6 +88,10 @@ KEYS: dict[str, dict[str, Key]] = {
         "horizon": Key(int, 20, low=1),
         "env_kwargs": Key(dict, {}),
         "task_kwargs": Key(list, []),
+        "task_ranges": Key(dict, {}),
+        "n_tasks": Key(int, None, low=1, nullable=True),
+        "task_seed": Key(int, 0, low=0, high=HIGHEST_SEED),
+        "source_sees_progress": Key(bool, False),
         "env_split_seed": Key(int, 0, low=0, high=HIGHEST_SEED),
         "train_env_ratio": Key(float, 0.9, above=0, high=1),
     },
@@ -92,13 +101,13 @@ KEYS: dict[str, dict[str, Key]] = {
         "n_stream": Key(int, low=1),
         "n_steps": Key(int, low=2),
         "total_source_timesteps": Key(int, low=1),
-        "batch_size": Key(int, low=2),
-        "n_epochs": Key(int, low=1),
+        "batch_size": Key(int, low=2, alg="PPO"),
+        "n_epochs": Key(int, low=1, alg="PPO"),
         "source_lr": Key(float, above=0),
         "net_arch": Key(list, [64, 64]),
         "gamma": Key(float, 0.99, low=0, high=1),
         "gae_lambda": Key(float, 0.95, low=0, high=1),
-        "clip_range": Key(float, 0.2, above=0),
+        "clip_range": Key(float, 0.2, above=0, alg="PPO"),
         "ent_coef": Key(float, 0.0, low=0),
         "vf_coef": Key(float, 0.5, low=0),
         "max_grad_norm": Key(float, 0.5, above=0),
@@ -213,7 +222,11 @@ def load_config(
             else:
                 merged[name] = value
         _apply_overrides(merged, KEYS[section], overrides)
+        given = set(own) | {override.partition("=")[0] for override in overrides}
         for name, value in merged.items():
+            if not KEYS[section][name].is_read(merged) and (name not in given or value is None):
+                merged[name] = None
+                continue
             merged[name] = value = _as_kind(value, KEYS[section][name])
             if value is REQUIRED:
                 problems.append(f"{path}: key '{name}' is missing")
@@ -393,8 +406,12 @@ def n_cores() -> int:
 
 def history_path(config: dict, traj_dir: str | Path) -> Path:
     """Where the source histories of this env, algorithm and seed are kept."""
-    env = config["env"].replace("/", "-")
-    return Path(traj_dir) / f"history_{env}_{config['alg']}_alg-seed{config['alg_seed']}.hdf5"
+    return Path(traj_dir) / f"history_{env_file_name(config)}_{config['alg']}_alg-seed{config['alg_seed']}.hdf5"
+
+
+def env_file_name(config: dict) -> str:
+    """The env's name as a part of file names."""
+    return re.sub("[/:]", "-", config["env"])
 
 
 # Checkpoints --------------------------------------------------------------------------------------
@@ -499,6 +516,6 @@ def load_checkpoint(path: str | Path, keys: tuple[str, ...] = EVALUATION_KEYS) -
     defaults = {name: key.default for name, key in ALL_KEYS.items() if key.default is not REQUIRED}
     checkpoint["config"] = config = defaults | checkpoint["config"]  # with keys that came after it was written
     for name, key in ALL_KEYS.items():
-        if name not in config or key.problem(config[name]):
+        if name not in config or (key.is_read(config) and key.problem(config[name])):
             raise InputError(f"{path}: its config has no usable '{name}'; use another checkpoint")
     return checkpoint

@@ -99,7 +99,7 @@ class HistoryLoggerCallback(BaseCallback):
         super().__init__(verbose)
         self.compress_interval = compress_interval
         self.steps: dict[str, list[np.ndarray]] = {}  # one (E, ...) array per environment step
-        self.action_probs: list[np.ndarray] = []  # one (n_steps, E, A) array per rollout
+        self.policy: dict[str, list[np.ndarray]] = {}  # its distributions: one (n_steps, E, A) array per rollout
         self.regions: list[tuple[int, int]] = []
         self.mean_return_per_rollout: list[float] = []
         self.episode_return = np.zeros(0)  # (E,) running return of the current episode
@@ -143,20 +143,26 @@ class HistoryLoggerCallback(BaseCallback):
         mean_return = float(np.mean(self.finished_returns)) if self.finished_returns else float("nan")
         self.mean_return_per_rollout.append(mean_return)
         self.logger.record("rollout/mean_return", mean_return)
-        if isinstance(self.model.action_space, gym.spaces.Discrete):
-            self.action_probs.append(self._rollout_action_probs())
+        for name, values in self._rollout_policy().items():
+            self.policy.setdefault(name, []).append(values)
 
-    def _rollout_action_probs(self) -> np.ndarray:
-        """(n_steps, E, A) probabilities of the policy that collected this rollout.
+    def _rollout_policy(self) -> dict[str, np.ndarray]:
+        """The distributions of the policy that collected this rollout, (n_steps, E, A) arrays.
 
-        It does not change before the rollout ends, so one pass over all states gives them.
+        For discrete actions `action_probs`; else `action_means` and `action_stds` of its diagonal Gaussian,
+        from which actions are drawn before they are clipped to the action space. The policy does not change
+        before the rollout ends, so one pass over all states gives them.
         """
         start, _ = self.regions[-1]
         states = np.stack(self.steps["states"][start:])  # (n_steps, E, dim)
         with torch.no_grad():
             flat = torch.as_tensor(states.reshape(-1, *self.model.observation_space.shape))
-            probs = self.model.policy.get_distribution(flat).distribution.probs
-        return probs.numpy().reshape(*states.shape[:2], -1)
+            policy = self.model.policy.get_distribution(flat).distribution
+        if isinstance(self.model.action_space, gym.spaces.Discrete):
+            arrays = {"action_probs": policy.probs.numpy().astype(np.float16)}
+        else:  # float32: float16 cannot hold any scale of action
+            arrays = {"action_means": policy.mean.numpy(), "action_stds": policy.stddev.numpy()}
+        return {name: values.reshape(*states.shape[:2], -1) for name, values in arrays.items()}
 
     def history(self) -> dict[str, np.ndarray]:
         """All that was recorded, as arrays (T, E, ...) with `compress_markers` (T,)."""
@@ -164,11 +170,11 @@ class HistoryLoggerCallback(BaseCallback):
         n_streams = self.training_env.num_envs
         history = {name: np.stack(steps) for name, steps in self.steps.items()}
         for name in ("states", "next_states"):
+            if recorded := getattr(self.training_env, "recorded", None):  # see env.make_source_env
+                history[name] = recorded(history[name])
             flat = history[name].reshape(len(history[name]), n_streams, -1)
             history[name] = flat.astype(state_dtype)
         history["actions"] = history["actions"].astype(smallest_dtype(self.model.action_space))
         history["rewards"] = history["rewards"].astype(np.float32)
         history["compress_markers"] = mark_regions(self.regions, len(history["dones"]))
-        if self.action_probs:
-            history["action_probs"] = np.concatenate(self.action_probs).astype(np.float16)
-        return history
+        return history | {name: np.concatenate(rollouts) for name, rollouts in self.policy.items()}

@@ -1,48 +1,41 @@
-"""Darkroom: find an unseen goal cell in a dark grid, and stay on it.
+"""Darkroom: find an unseen goal cell in a dark grid. Three tasks, each scalar and batched.
 
-Two forms of the same dynamics: `Darkroom`, a plain Gymnasium environment, and `DarkroomVecEnv`,
-which steps many of them (equal or different goals) at once with NumPy.
+| | grid | start | goal | reward |
+|---|---|---|---|---|
+| `Darkroom` | 9x9; Darkroom-Large 15x15 | centre | differs between tasks | every step on the goal |
+| `DarkroomPermuted` | 9x9 | (0, 0) | the far corner | every step on the goal; what the actions do differs |
+| `DarkroomHard` | 17x17 | centre | differs between tasks | once, then the episode ends |
 
-Source: the Darkroom task of Algorithm Distillation (arXiv:2210.14215, section 4).
+Source: Algorithm Distillation (arXiv:2210.14215, section 4); Permuted and Large: variants that
+    later papers compare on.
 """
 
 from __future__ import annotations
 
-import gymnasium as gym
+from itertools import permutations
+
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv
 
-MOVES = np.array([[1, 0], [-1, 0], [0, 1], [0, -1], [0, 0]])  # (row, column) change per action
-
-
-def start_cell(grid_size: int) -> tuple[int, int]:
-    """The centre of the grid, where every episode starts."""
-    return grid_size // 2, grid_size // 2
+from env.grid import MOVES, GridTask, GridVecEnv, distance
 
 
-class Darkroom(gym.Env):
-    """One Darkroom task.
+class Darkroom(GridTask):
+    """Stay on an unseen goal: 1.0 for every step that ends on it; never terminated.
 
-    | | |
-    |---|---|
-    | observation | the cell, (row, column), `MultiDiscrete([grid_size, grid_size])` |
-    | actions | 0 row+1, 1 row-1, 2 column+1, 3 column-1, 4 stay; walls stop a move |
-    | reward | 1.0 on every step that ends on the goal, else 0.0 |
-    | end | never terminated; truncated after `horizon` steps |
+    Observation, actions and `horizon` are those of `GridTask`. Over all goals the mean optimal return is
+    16.5 at 9x9 and horizon 20, and 43.5 at 15x15 and horizon 50 (Darkroom-Large), from the centre.
     """
 
-    metadata = {"render_modes": []}
-
-    def __init__(self, goal: tuple[int, int], grid_size: int = 9, horizon: int = 20):
-        self.goal = tuple(int(g) for g in goal)
-        if not all(0 <= g < grid_size for g in self.goal):
-            raise ValueError(f"goal {self.goal} lies outside the {grid_size}x{grid_size} grid")
-        self.grid_size, self.horizon = grid_size, horizon
-        self.observation_space = gym.spaces.MultiDiscrete([grid_size, grid_size])
-        self.action_space = gym.spaces.Discrete(len(MOVES))
-        self.render_mode = None
-        self.steps_taken = 0
-        self.cell = np.array(start_cell(grid_size))
+    def __init__(
+        self,
+        goal: tuple[int, int],
+        grid_size: int = 9,
+        horizon: int = 20,
+        start: tuple[int, int] | None = None,
+        render_mode: str | None = None,
+    ):
+        super().__init__(grid_size, horizon, start, render_mode)
+        self.goal = self.as_cell("goal", goal)
 
     @staticmethod
     def tasks(config: dict) -> list[dict]:
@@ -53,75 +46,100 @@ class Darkroom(gym.Env):
     @property
     def optimal_return(self) -> float:
         """Return of the shortest path: the step that reaches the goal is already rewarded."""
-        distance = sum(abs(g - s) for g, s in zip(self.goal, start_cell(self.grid_size)))
-        return float(max(0, self.horizon - max(0, distance - 1)))
+        return float(max(0, self.horizon - max(0, distance(self.start, self.goal) - 1)))
 
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.steps_taken = 0
-        self.cell = np.array(start_cell(self.grid_size))
-        return self.cell.copy(), {}
+    def arrive(self):
+        return float(tuple(self.cell) == self.goal), False
 
-    def step(self, action):
-        self.cell = np.clip(self.cell + MOVES[action], 0, self.grid_size - 1)
-        self.steps_taken += 1
-        reward = float(tuple(self.cell) == self.goal)
-        return self.cell.copy(), reward, False, self.steps_taken >= self.horizon, {}
+    def marks(self):
+        return [("goal", self.goal, False)]
 
 
-class DarkroomVecEnv(VecEnv):
-    """Many Darkroom tasks stepped at once, with the results of SB3's DummyVecEnv of `Darkroom`s.
+class DarkroomVecEnv(GridVecEnv):
+    """Many `Darkroom` tasks, with equal or different goals."""
 
-    Args:
-        tasks: one dict of `Darkroom` keyword arguments per environment; all of one size and horizon.
+    task_class = Darkroom
+
+    def __init__(self, tasks: list[dict], render_mode: str | None = None):
+        super().__init__(tasks, render_mode)
+        self.goals = np.array([e.goal for e in self.envs])  # (N, 2)
+
+    def arrive(self):
+        on_goal = (self.cells == self.goals).all(axis=1)
+        return on_goal.astype(np.float32), np.zeros_like(on_goal)
+
+
+class DarkroomPermuted(Darkroom):
+    """Darkroom from one corner to the opposite one, with permuted actions.
+
+    Action `a` moves as action `permutation[a]` of `GridTask` does. What is to be learned in context is
+    which action does what. At 9x9 and horizon 50 the optimal return is 35: the 16th move arrives, and is
+    rewarded.
     """
 
-    def __init__(self, tasks: list[dict]):
-        self.envs = [Darkroom(**task) for task in tasks]  # hold each task's attributes; never stepped
-        first = self.envs[0]
-        if any((e.grid_size, e.horizon) != (first.grid_size, first.horizon) for e in self.envs):
-            raise ValueError("all tasks of one DarkroomVecEnv need the same grid_size and horizon")
-        self.grid_size, self.horizon = first.grid_size, first.horizon
-        self.goals = np.array([e.goal for e in self.envs])
-        self.start = np.array(start_cell(self.grid_size))
-        super().__init__(len(tasks), first.observation_space, first.action_space)
-        self.cells = np.tile(self.start, (self.num_envs, 1))
-        self.steps_taken = 0  # one counter: all episodes have the same length and start together
+    def __init__(
+        self,
+        permutation: tuple[int, ...] = (0, 1, 2, 3, 4),
+        grid_size: int = 9,
+        horizon: int = 50,
+        render_mode: str | None = None,
+    ):
+        super().__init__((grid_size - 1, grid_size - 1), grid_size, horizon, (0, 0), render_mode)
+        self.permutation = tuple(int(action) for action in permutation)
+        if sorted(self.permutation) != list(range(len(MOVES))):
+            raise ValueError(f"permutation {self.permutation}: expected each of 0 to {len(MOVES) - 1} once")
+        self.moves = MOVES[list(self.permutation)]
 
-    def reset(self):
-        self.steps_taken = 0
-        self.cells = np.tile(self.start, (self.num_envs, 1))
-        self.reset_infos = [{} for _ in self.envs]
-        self._reset_seeds()
-        self._reset_options()
-        return self.cells.copy()
+    @staticmethod
+    def tasks(config: dict) -> list[dict]:
+        """Keyword arguments of every task: all 120 permutations, in lexical order."""
+        shared = {"grid_size": config["grid_size"], "horizon": config["horizon"]}
+        return [{"permutation": permutation} | shared for permutation in permutations(range(len(MOVES)))]
 
-    def step_async(self, actions):
-        self.actions = np.asarray(actions)
 
-    def step_wait(self):
-        self.cells = np.clip(self.cells + MOVES[self.actions], 0, self.grid_size - 1)
-        rewards = (self.cells == self.goals).all(axis=1).astype(np.float32)
-        self.steps_taken += 1
-        ended = self.steps_taken >= self.horizon
-        infos = [{"TimeLimit.truncated": ended} for _ in self.envs]
-        if ended:
-            for info, cell in zip(infos, self.cells):
-                info["terminal_observation"] = cell
-            self.reset()
-        return self.cells.copy(), rewards, np.full(self.num_envs, ended), infos
+class DarkroomPermutedVecEnv(DarkroomVecEnv):
+    """Many `DarkroomPermuted` tasks."""
 
-    def close(self):
-        pass
+    task_class = DarkroomPermuted
 
-    def get_attr(self, attr_name, indices=None):
-        return [getattr(self.envs[i], attr_name) for i in self._get_indices(indices)]
 
-    def set_attr(self, attr_name, value, indices=None):
-        raise NotImplementedError("DarkroomVecEnv tasks are fixed; build a new one instead")
+class DarkroomHard(Darkroom):
+    """Darkroom with one reward per episode: 1.0 for reaching the goal, which terminates the episode.
 
-    def env_method(self, method_name, *args, indices=None, **kwargs):
-        raise NotImplementedError("DarkroomVecEnv has no scalar environments to call; use DummyVecEnv of Darkroom")
+    The paper gives the size and a reward of 1 exactly once; whether the episode then ends or goes on
+    without rewards it leaves open. Here it ends, as in later public versions: idling to the horizon would
+    only fill the context with steps that say nothing.
 
-    def env_is_wrapped(self, wrapper_class, indices=None):
-        return [False for _ in self._get_indices(indices)]
+    From the centre every goal is at most 16 moves away, so all are reachable within the paper's 20 steps,
+    and the optimal return is 1. Reachable is not found at once: a random policy reaches half of the
+    goals in less than one of 160 episodes, a corner in one of 180,000.
+    """
+
+    def __init__(
+        self,
+        goal: tuple[int, int],
+        grid_size: int = 17,
+        horizon: int = 20,
+        start: tuple[int, int] | None = None,
+        render_mode: str | None = None,
+    ):
+        super().__init__(goal, grid_size, horizon, start, render_mode)
+
+    @property
+    def optimal_return(self) -> float:
+        """1 where the goal can be reached in time, else 0."""
+        return float(max(1, distance(self.start, self.goal)) <= self.horizon)
+
+    def arrive(self):
+        reached = tuple(self.cell) == self.goal
+        return float(reached), reached
+
+
+class DarkroomHardVecEnv(DarkroomVecEnv):
+    """Many `DarkroomHard` tasks; their episodes end one by one."""
+
+    task_class = DarkroomHard
+
+    def arrive(self):
+        rewards, _ = super().arrive()
+        return rewards, rewards > 0

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from model.context import RollingContext
-from model.spaces import ACTIONS, ObservationEmbedding
+from model.spaces import ACTIONS, ObservationEmbedding, keep_standardisation
 from model.tokens import IGNORE, Layout, TokenType, layout_tokens, n_positions
 from model.transformer import Transformer
 
@@ -34,6 +34,7 @@ class AD(nn.Module):
         self.observation_embedding = ObservationEmbedding(config["observation_space"], D)
         self.actions = ACTIONS[config["action_space"]["kind"]](config["action_space"], D)
         self.reward_embedding = nn.Linear(1, D, bias=False)
+        keep_standardisation(self, "reward_mean", "reward_std", ())
         self.done_embedding = nn.Embedding(2, D)
         self.compress_start_token = nn.Parameter(torch.zeros(D))
         self.compress_end_token = nn.Parameter(torch.zeros(D))
@@ -64,8 +65,9 @@ class AD(nn.Module):
         """
         known = ~is_none
         dones = dones.bool() & known & self.config["with_dones"]
+        rewards = (rewards.float() - self.reward_mean) / self.reward_std * known
         x = self.observation_embedding(observations) + self.actions(actions, is_none)
-        return x + self.reward_embedding((rewards.float() * known)[..., None]) + self.done_embedding(dones.long())
+        return x + self.reward_embedding(rewards[..., None]) + self.done_embedding(dones.long())
 
     def embed_window(self, batch: dict[str, Tensor]) -> tuple[Tensor, Layout]:
         """The embedded token sequence of a batch of windows, (B, T, D), and its layout.
@@ -95,8 +97,9 @@ class AD(nn.Module):
 
         Args:
             batch: `observations` (B, L, O), `actions` (B, L) or (B, L, A), `rewards` (B, L), `dones` (B, L),
-                optionally `action_probs` (B, L, A), `region_lengths` (B, R), `target_from` (B,), the first
-                step whose action is a target, and optionally `target_until` (B,), the first one after these.
+                optionally the source policy's distributions, `action_probs` (B, L, A), or `action_means` and
+                `action_stds` (B, L, A), `region_lengths` (B, R), `target_from` (B,), the first step whose
+                action is a target, and optionally `target_until` (B,), the first one after these.
                 Where the batch is one rank's share of a larger one, `n_action_targets` and
                 `n_type_targets` are the numbers to divide the summed losses by.
 
@@ -115,8 +118,8 @@ class AD(nn.Module):
         step = layout.steps[window, token]
         outputs = self.pred_action(features[window, token])  # (M, A), M targets
         actions = batch["actions"][window, step]
-        action_probs = batch["action_probs"][window, step].float() if "action_probs" in batch else None
-        losses = self.actions.loss(outputs, actions, action_probs)  # (M,)
+        soft = [batch[name][window, step].float() for name in self.actions.soft_targets if name in batch]
+        losses = self.actions.loss(outputs, actions, *soft)  # (M,)
         loss_action = losses.sum() / batch.get("n_action_targets", len(losses))
         result = {"loss_action": loss_action, "acc_action": self.actions.accuracy(outputs, actions).mean()}
         if not self.config["use_compressed_context"]:
@@ -145,22 +148,23 @@ class AD(nn.Module):
         temperature: float | None = None,
         boundaries: str | None = None,
         seed: int = 0,
+        n_episodes: int | None = None,
     ) -> dict[str, np.ndarray]:
         """Act in every environment of `vec_env`, learning in context only.
 
         Args:
             vec_env: any number of environments, of any tasks of the family.
-            eval_timesteps: steps per environment.
+            eval_timesteps: steps per environment, at most.
             temperature: divides the action logits before sampling; 0 takes the most probable action.
                 Default: the config's.
             boundaries: `fixed` ends a region after `compress_interval` steps, `predicted` where the
                 token-type head says so, at the latest then. Default: the config's.
             seed: of the action sampling.
+            n_episodes: stop as soon as every environment has finished so many. Default: never.
 
         Returns:
-            `rewards` (eval_timesteps, N), `dones` (eval_timesteps, N), `region_ends` (eval_timesteps, N),
-            True where a region ended after the step, and `returns` (N, episodes): of the finished
-            episodes, as many as every environment has finished.
+            `rewards`, `dones` and `region_ends`, True where a region ended after the step, each (steps, N),
+            and `returns` (N, episodes): of the finished episodes, as many as every environment has finished.
         """
         temperature = self.config["temperature"] if temperature is None else temperature
         boundaries = self.config["boundaries"] if boundaries is None else boundaries
@@ -174,6 +178,7 @@ class AD(nn.Module):
             "dones": np.zeros((eval_timesteps, vec_env.num_envs), dtype=bool),
             "region_ends": np.zeros((eval_timesteps, vec_env.num_envs), dtype=bool),
         }
+        n_finished = np.zeros(vec_env.num_envs, dtype=np.int64)  # episodes
         observations = vec_env.reset()
         for t in range(eval_timesteps):
             features = context.observe(torch.as_tensor(observations, device=device).reshape(vec_env.num_envs, -1))
@@ -181,6 +186,10 @@ class AD(nn.Module):
             observations, rewards, dones, _ = vec_env.step(actions.cpu().numpy())
             ends = context.record(actions, torch.as_tensor(rewards), torch.as_tensor(dones))
             record["rewards"][t], record["dones"][t], record["region_ends"][t] = rewards, dones, ends
+            n_finished += dones
+            if n_episodes is not None and n_finished.min() >= n_episodes:
+                record = {name: values[: t + 1] for name, values in record.items()}
+                break
         self.train(was_training)
         return record | {"returns": episode_returns(record["rewards"], record["dones"])}
 

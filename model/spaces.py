@@ -10,10 +10,27 @@ Letters in shapes: ... any leading dimensions, D embedding, O observation entrie
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal
+
+
+def keep_standardisation(module: nn.Module, mean: str, std: str, shape: tuple[int, ...]) -> None:
+    """Give `module` buffers for the mean and deviation of an input in the training data, stored with the model.
+
+    Until training sets them, and in a checkpoint from before they existed, they change nothing.
+    """
+    module.register_buffer(mean, torch.zeros(shape))
+    module.register_buffer(std, torch.ones(shape))
+
+    def fill_in(module: nn.Module, state_dict: dict, prefix: str, *_) -> None:
+        state_dict.setdefault(prefix + mean, torch.zeros(shape))
+        state_dict.setdefault(prefix + std, torch.ones(shape))
+
+    module.register_load_state_dict_pre_hook(fill_in)
 
 
 class ObservationEmbedding(nn.Module):
@@ -28,8 +45,7 @@ class ObservationEmbedding(nn.Module):
             self.register_buffer("first_index", sizes.cumsum(0) - sizes, persistent=False)
         else:
             self.linear = nn.Linear(int(sizes[0]), n_embd)
-            self.register_buffer("mean", torch.zeros(int(sizes[0])))  # of the training data; stored with the model
-            self.register_buffer("std", torch.ones(int(sizes[0])))
+            keep_standardisation(self, "mean", "std", (int(sizes[0]),))
 
     def forward(self, observations: Tensor) -> Tensor:
         if self.discrete:
@@ -40,6 +56,8 @@ class ObservationEmbedding(nn.Module):
 class DiscreteActions(nn.Module):
     """One of A actions: embedded as input, a categorical distribution as output."""
 
+    soft_targets = ("action_probs",)  # datasets that `loss` takes instead of the actions
+
     def __init__(self, space: dict, n_embd: int):
         super().__init__()
         self.n_outputs = space["sizes"][0]
@@ -49,7 +67,7 @@ class DiscreteActions(nn.Module):
         """(...) actions, and where there was none, to (..., D)."""
         return self.embedding(torch.where(is_none, self.n_outputs, previous_actions.long()))
 
-    def loss(self, outputs: Tensor, actions: Tensor, action_probs: Tensor | None) -> Tensor:
+    def loss(self, outputs: Tensor, actions: Tensor, action_probs: Tensor | None = None) -> Tensor:
         """(M, A) outputs to (M,) cross-entropies: to the source's distribution if given, else to its action."""
         return F.cross_entropy(outputs, actions.long() if action_probs is None else action_probs, reduction="none")
 
@@ -65,7 +83,14 @@ class DiscreteActions(nn.Module):
 
 
 class ContinuousActions(nn.Module):
-    """A real-valued action vector: a linear layer as input, a diagonal Gaussian as output."""
+    """A real-valued action vector: a linear layer as input, a diagonal Gaussian as output.
+
+    Both are in units of the training data's actions, so that their scale does not matter. Actions are
+    drawn from the Gaussian and then clipped to the action space, as stable-baselines3 does with the source's.
+    """
+
+    soft_targets = ("action_means", "action_stds")  # datasets that `loss` takes instead of the actions
+    BEYOND_BOUNDS = 3  # standard deviations
 
     def __init__(self, space: dict, n_embd: int):
         super().__init__()
@@ -75,27 +100,47 @@ class ContinuousActions(nn.Module):
         self.none = nn.Parameter(0.02 * torch.randn(n_embd))
         self.register_buffer("low", torch.tensor(space["low"]), persistent=False)
         self.register_buffer("high", torch.tensor(space["high"]), persistent=False)
+        keep_standardisation(self, "mean", "std", (n_entries,))
 
     def forward(self, previous_actions: Tensor, is_none: Tensor) -> Tensor:
         """(..., A) actions, and where there was none (...), to (..., D)."""
-        return torch.where(is_none[..., None], self.none, self.linear(previous_actions.float()))
+        standardised = (previous_actions.float() - self.mean) / self.std
+        return torch.where(is_none[..., None], self.none, self.linear(standardised))
 
-    def _distribution(self, outputs: Tensor) -> Normal:
+    def distribution(self, outputs: Tensor) -> Normal:
+        """The predicted Gaussian before clipping, in the action space's units."""
         mean, log_std = outputs.chunk(2, dim=-1)
-        return Normal(mean, log_std.clamp(-5, 2).exp())
+        return Normal(self.mean + self.std * mean, self.std * log_std.clamp(-5, 2).exp())
 
-    def loss(self, outputs: Tensor, actions: Tensor, action_probs: Tensor | None) -> Tensor:
-        """(M, 2A) outputs to (M,) negative log-likelihoods of the actions taken."""
-        return -self._distribution(outputs).log_prob(actions.float()).sum(-1)
+    def loss(self, outputs: Tensor, actions: Tensor, means: Tensor | None = None, stds: Tensor | None = None) -> Tensor:
+        """(M, 2A) outputs to (M,) expected negative log-likelihoods, in standardised units.
+
+        Expected over the source's Gaussian, of (M, A) `means` and `stds`, if given; else of the actions
+        taken. A source's mean far outside the action space says no more than its bound: nearly all that is
+        drawn around it is clipped. So it counts as `BEYOND_BOUNDS` deviations outside, lest it outweigh the rest.
+        """
+        if means is None:
+            means, stds = actions.float(), torch.zeros_like(actions, dtype=torch.float)
+        else:
+            means = means.clamp(self.low - self.BEYOND_BOUNDS * stds, self.high + self.BEYOND_BOUNDS * stds)
+        predicted_mean, log_std = outputs.chunk(2, dim=-1)
+        log_std = log_std.clamp(-5, 2)
+        squared = ((means - self.mean) / self.std - predicted_mean) ** 2 + (stds / self.std) ** 2  # expected
+        return (0.5 * squared * (-2 * log_std).exp() + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def accuracy(self, outputs: Tensor, actions: Tensor) -> Tensor:
-        """(M,) share of action entries within one predicted standard deviation of the mean (0.68 is calibrated)."""
-        predicted = self._distribution(outputs)
-        return ((actions - predicted.mean).abs() <= predicted.stddev).float().mean(-1)
+        """(M,) share of action entries within one predicted standard deviation of the mean.
+
+        0.68 is calibrated; more where actions are clipped, since the interval is clipped as they are.
+        """
+        predicted = self.distribution(outputs)
+        low = (predicted.mean - predicted.stddev).clamp(self.low, self.high)
+        high = (predicted.mean + predicted.stddev).clamp(self.low, self.high)
+        return ((actions >= low) & (actions <= high)).float().mean(-1)
 
     def sample(self, outputs: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
         """(N, 2A) outputs to (N, A) actions within bounds; temperature scales the standard deviation."""
-        predicted = self._distribution(outputs)
+        predicted = self.distribution(outputs)
         noise = torch.randn(predicted.mean.shape, generator=generator, device=outputs.device)
         return (predicted.mean + temperature * predicted.stddev * noise).clamp(self.low, self.high)
 

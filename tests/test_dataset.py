@@ -10,6 +10,8 @@ from conftest import tiny_config, write_file
 
 from dataset import ADDataset
 from history_file import StoredArray
+from model import AD
+from train import standardise_inputs
 from utils import InputError, history_path
 
 N_STEPS, N_STREAMS, INTERVAL = 60, 4, 12  # five regions
@@ -187,6 +189,82 @@ def test_soft_targets_follow_the_config_and_the_file(make):
     assert "action_probs" not in make("soft_targets=false")[0]
     with pytest.warns(UserWarning, match="no action_probs"):
         assert "action_probs" not in make(action_probs=None)[0]
+
+
+def gaussian_arrays(**changes) -> dict:
+    """Datasets of a Pendulum history that replace those of the grid's."""
+    rng = np.random.default_rng(0)
+    return {
+        "states": rng.normal(size=(N_STEPS, N_STREAMS, 3)).astype(np.float32),
+        "next_states": None,
+        "actions": rng.uniform(-2, 2, size=(N_STEPS, N_STREAMS, 1)).astype(np.float32),
+        "action_probs": None,
+        "action_means": rng.normal(size=(N_STEPS, N_STREAMS, 1)).astype(np.float32),
+        "action_stds": rng.random((N_STEPS, N_STREAMS, 1), dtype=np.float32) + 0.1,
+    } | changes
+
+
+PENDULUM = ("env=Pendulum-v1", "task_kwargs=[{}, {}]", "train_env_ratio=0.5")
+
+
+@pytest.mark.parametrize("memory", ["in_memory=always", "in_memory=never"])
+def test_soft_targets_of_real_valued_actions(make, memory):
+    arrays = gaussian_arrays()
+    dataset = make(*PENDULUM, memory, **arrays)
+    assert dataset.soft_targets
+    batch = dataset.batch(np.array([N_STREAMS + 1]))  # regions 0 and 1 of stream 1
+    for name in ("action_means", "action_stds", "actions"):
+        np.testing.assert_array_equal(batch[name][0].numpy(), arrays[name][:24, 1])
+
+
+def test_soft_targets_of_real_valued_actions_follow_the_config(make):
+    dataset = make(*PENDULUM, "soft_targets=false", **gaussian_arrays())
+    assert not dataset.soft_targets and not {"action_means", "action_stds"} & set(dataset[0])
+
+
+def test_real_valued_actions_without_soft_targets_are_told(make):
+    for missing in ({"action_means": None}, {"action_means": None, "action_stds": None}):
+        with pytest.warns(UserWarning, match="has no action_means and action_stds: the actions themselves"):
+            dataset = make(*PENDULUM, **gaussian_arrays(**missing))
+        assert not dataset.soft_targets and not {"action_means", "action_stds"} & set(dataset[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"action_stds": np.zeros((N_STEPS, N_STREAMS, 1))}, "/action_stds: value 0.0 .*expected standard deviations"),
+        ({"action_means": np.full((N_STEPS, N_STREAMS, 1), np.inf)}, "/action_means: value inf .*finite"),
+        ({"action_means": np.zeros((N_STEPS, N_STREAMS, 2))}, "/action_means: has shape"),
+    ],
+)
+def test_impossible_distributions_are_refused(make, changes, message):
+    with pytest.raises(InputError, match=message):
+        make(*PENDULUM, **gaussian_arrays(**changes))
+
+
+def test_inputs_are_standardised_by_the_training_data(make):
+    rewards = np.random.default_rng(1).normal(-800, 300, size=(N_STEPS, N_STREAMS)).astype(np.float32)
+    actions = np.random.default_rng(2).uniform(-2, 1, size=(N_STEPS, N_STREAMS, 1)).astype(np.float32)
+    dataset = make(*PENDULUM, **gaussian_arrays(rewards=rewards, actions=actions))
+    model = AD(dataset.config)
+    standardise_inputs(model, dataset)
+    found = (model.reward_mean, model.reward_std, model.actions.mean, model.actions.std)
+    expected = (rewards.mean(), rewards.std(), actions.mean(), actions.std())
+    assert [float(value) for value in found] == pytest.approx(expected, rel=0.05)
+    np.testing.assert_allclose(model.observation_embedding.std, 1, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("reward", "mean"),
+    [(lambda t: t % 20 == 19, 0), (lambda t: t < 0, 0), (lambda t: t >= 0, 0), (lambda t: 0 * t + 3, 3)],
+)
+def test_rewards_of_0_and_1_are_left_as_they_are(make, reward, mean):
+    """So is the size of one that never changes."""
+    steps = np.broadcast_to(np.arange(N_STEPS)[:, None], (N_STEPS, N_STREAMS))
+    dataset = make(rewards=reward(steps).astype(np.float32))
+    model = AD(dataset.config)
+    standardise_inputs(model, dataset)
+    assert (model.reward_mean.item(), model.reward_std.item()) == (mean, 1)
 
 
 def test_sparse_supervision_has_one_target_per_window(make):

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_ENV, TINY_SOURCE, set_flags, tiny_config
-from stable_baselines3 import DQN, PPO
+from stable_baselines3 import A2C, DQN, PPO
 
+import algorithm
 import collect
 import env
 from algorithm.utils import HistoryLoggerCallback, find_regions, mark_regions
 from ranks import Ranks
-from utils import InputError
+from utils import InputError, load_config
 
 
 def record(n_steps: int, total: int, n_streams: int = 3, grid_size: int = 9):
@@ -20,6 +21,69 @@ def record(n_steps: int, total: int, n_streams: int = 3, grid_size: int = 9):
     logger = HistoryLoggerCallback(compress_interval=n_steps)
     source.learn(total, callback=logger)
     return source, logger.history()
+
+
+def record_shipped(name: str, alg: str, *settings: str):
+    """A short history of the first task of a shipped env and algorithm config."""
+    paths = {"env": f"config/env/{name}.yaml", "algorithm": f"config/algorithm/{alg}.yaml"}
+    config = load_config(paths, list(settings), (env.config_problems, algorithm.config_problems))
+    vec_env = env.make_source_env(config, env.list_tasks(config)[:1] * config["n_stream"])
+    source = algorithm.ALGORITHM[config["alg"]](config, vec_env, seed=0)
+    logger = HistoryLoggerCallback(compress_interval=config["n_steps"])
+    source.learn(config["total_source_timesteps"], callback=logger)
+    return source, logger.history(), config
+
+
+def test_a2c_rollouts_are_regions():
+    settings = ["n_stream=4", "n_steps=10", "total_source_timesteps=120"]
+    source, history, config = record_shipped("darkroom", "a2c_darkroom", *settings)
+    assert isinstance(source, A2C) and find_regions(history["compress_markers"], 10) == [(0, 10), (10, 20), (20, 30)]
+    assert history["action_probs"].shape == (30, 4, 5)
+    assert (config["batch_size"], config["n_epochs"], config["clip_range"]) == (None, None, None)
+    assert np.abs(history["action_probs"][:10].mean(0) - history["action_probs"][20:].mean(0)).max() > 1e-3  # it learns
+
+
+def test_the_sources_gaussian_is_recorded():
+    """Unclipped means and deviations of the policy that acted; the actions are those that were executed."""
+    settings = ["n_stream=4", "n_steps=20", "total_source_timesteps=160", "batch_size=80"]
+    source, history, config = record_shipped("pendulum", "ppo_pendulum", *settings)
+    means, stds, actions = history["action_means"], history["action_stds"], history["actions"]
+    assert means.shape == stds.shape == actions.shape == (40, 4, 1) and means.dtype == stds.dtype == np.float32
+    assert "action_probs" not in history and np.abs(actions).max() <= 2
+    np.testing.assert_array_equal(stds[:20], 1)  # what SB3 starts with
+    assert (stds[20:] != 1).all()
+    fresh = algorithm.ALGORITHM["PPO"](config, source.env, seed=0)
+    with torch.no_grad():
+        states = torch.as_tensor(history["states"][:20].reshape(-1, 3))
+        expected = fresh.policy.get_distribution(states).distribution.mean.numpy()
+    np.testing.assert_allclose(means[:20].reshape(-1, 1), expected, atol=1e-6)
+    z = ((actions - means) / stds)[np.abs(actions) < 2]  # not clipped
+    assert 0.6 < z.std() < 1.1 and (np.abs(actions) == 2).any()
+
+
+def test_what_only_the_source_sees_is_not_recorded():
+    settings = ["n_stream=8", "n_steps=50", "total_source_timesteps=800", "batch_size=400", "grid_size=3", "n_tasks=9"]
+    source, history, config = record_shipped("dark_key_to_door", "ppo_dark_key_to_door", *settings)
+    assert history["states"].max() == history["next_states"].max() == 2 and history["rewards"].sum() > 0
+    task = env.list_tasks(config)[0]
+    key_found = (history["next_states"] == task["key"]).all(-1) & (history["rewards"] > 0)
+    assert key_found.any() and source.observation_space.nvec.tolist() == [9, 9]
+
+
+def test_episodes_of_different_lengths_are_recorded():
+    """Ends where they were, returns as they were, and the terminal observation before each reset."""
+    settings = ["n_stream=6", "n_steps=30", "total_source_timesteps=360", "batch_size=60", "grid_size=5"]
+    _, history, config = record_shipped("darkroom_hard", "ppo_darkroom_hard", *settings)
+    dones, rewards = history["dones"], history["rewards"]
+    goal, n_early = env.list_tasks(config)[0]["goal"], 0
+    for stream in range(6):
+        ends = np.flatnonzero(dones[:, stream])
+        for start, end in zip([0, *(ends + 1)], ends):
+            reached = (history["next_states"][end, stream] == goal).all()
+            assert rewards[start:end, stream].sum() == 0 and rewards[end, stream] == reached
+            assert history["states"][start, stream].tolist() == [2, 2] and (reached or end - start == 19)
+            n_early += end - start < 19
+    assert n_early > 0
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
 """Tokens, padding, causality and losses of the model; all on small random weights."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_config, write_file
+from torch.distributions import Normal, kl_divergence
 
 from dataset import ADDataset
 from model import AD
+from model.spaces import ContinuousActions
 from model.tokens import IGNORE, TokenType, layout_tokens
 from utils import history_path
 
@@ -168,3 +172,106 @@ def test_continuous_observations_and_actions():
     assert 0 <= result["acc_action"] <= 1 and torch.isfinite(result["loss_total"])
     actions = model.actions.sample(torch.randn(50, 4) * 3, 1.0, torch.Generator().manual_seed(0))
     assert actions.shape == (50, 2) and actions.abs().max() <= 1
+
+
+def gaussian_actions(low: float, high: float, mean: float = 0.0, std: float = 1.0) -> ContinuousActions:
+    actions = ContinuousActions({"kind": "continuous", "sizes": [2], "low": [low] * 2, "high": [high] * 2}, 8)
+    actions.mean.fill_(mean)
+    actions.std.fill_(std)
+    return actions
+
+
+def test_gaussian_losses_are_those_of_torch():
+    """To the source's Gaussian the cross-entropy, to an action its negative log-likelihood; standardised units."""
+    actions = gaussian_actions(-50, 50, mean=3.0, std=4.0)
+    outputs, means, stds = torch.randn(20, 4), 5 * torch.randn(20, 2), torch.rand(20, 2) + 0.1
+    predicted, source = actions.distribution(outputs), Normal(means, stds)
+    cross_entropy = kl_divergence(source, predicted) + source.entropy()
+    in_own_units = math.log(4.0)  # a density's unit is one over the action's
+    soft = actions.loss(outputs, means, means, stds)
+    torch.testing.assert_close(soft, (cross_entropy - in_own_units).sum(-1), atol=1e-4, rtol=1e-4)
+    hard = actions.loss(outputs, means)
+    torch.testing.assert_close(hard, (-predicted.log_prob(means) - in_own_units).sum(-1), atol=1e-4, rtol=1e-4)
+    drawn = source.sample((20_000,))  # (draws, 20, 2)
+    expected = -predicted.log_prob(drawn).mean(0) - in_own_units
+    torch.testing.assert_close(soft, expected.sum(-1), atol=0.1, rtol=0.02)
+
+
+def test_the_loss_is_least_at_the_sources_gaussian():
+    actions = gaussian_actions(-2, 2, mean=0.5, std=1.5)
+    means, stds = torch.tensor([[0.3, -1.0]]), torch.tensor([[0.6, 0.9]])
+    outputs = torch.zeros(1, 4, requires_grad=True)
+    optimizer = torch.optim.Adam([outputs], lr=0.05)
+    for _ in range(400):
+        optimizer.zero_grad()
+        actions.loss(outputs, means, means, stds).sum().backward()
+        optimizer.step()
+    found = actions.distribution(outputs)
+    torch.testing.assert_close(found.mean, means, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.stddev, stds, atol=1e-3, rtol=0)
+
+
+def test_a_mean_far_outside_the_bounds_says_no_more_than_the_bound():
+    actions = gaussian_actions(-2, 2)
+    outputs, stds = torch.randn(5, 4), torch.full((5, 2), 0.5)
+    far, at_three_deviations = torch.full((5, 2), 40.0), torch.full((5, 2), 3.5)
+    torch.testing.assert_close(
+        actions.loss(outputs, far, far, stds), actions.loss(outputs, far, at_three_deviations, stds)
+    )
+    inside = torch.full((5, 2), 1.9)
+    assert (actions.loss(outputs, far, far, stds) != actions.loss(outputs, far, inside, stds)).all()
+    endless = gaussian_actions(-math.inf, math.inf)
+    assert endless.loss(outputs, far, far, stds).isfinite().all()
+
+
+def test_accuracy_counts_clipped_actions_as_what_they_are():
+    actions = gaussian_actions(-2, 2)
+    wide = torch.tensor([[5.0, -5.0, 0.0, 0.0]])  # means beyond both bounds, deviations of 1
+    assert actions.accuracy(wide, torch.tensor([[2.0, -2.0]])) == 1
+    assert actions.accuracy(wide, torch.tensor([[1.9, -2.0]])) == 0.5
+    centred = torch.zeros(1, 4)
+    assert actions.accuracy(centred, torch.tensor([[0.9, -1.1]])) == 0.5
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_scale_of_actions_and_rewards_does_not_matter(mode):
+    """The same windows with actions 200 times and rewards 50 times as large, and 7 lower, standardised."""
+    config = tiny_config(mode)
+    config["observation_space"] = {"kind": "continuous", "sizes": [3], "low": [-1.0] * 3, "high": [1.0] * 3}
+    results = []
+    for scale, reward_scale, shift in ((1.0, 1.0, 0.0), (200.0, 50.0, -7.0)):
+        bound = [2 * scale] * 2
+        config["action_space"] = {"kind": "continuous", "sizes": [2], "low": [-b for b in bound], "high": bound}
+        torch.manual_seed(3)
+        model = AD(config)
+        model.actions.std.fill_(scale)
+        model.reward_std.fill_(reward_scale)
+        model.reward_mean.fill_(shift)
+        batch = {
+            "observations": torch.randn(4, 24, 3), "actions": torch.randn(4, 24, 2).clamp(-2, 2) * scale,
+            "rewards": torch.randn(4, 24) * reward_scale + shift, "action_means": 3 * torch.randn(4, 24, 2) * scale,
+            "action_stds": torch.rand(4, 24, 2) * scale, "dones": torch.zeros(4, 24),
+            "region_lengths": torch.tensor([[12, 12]] * 4 if model.config["use_compressed_context"] else [[24]] * 4),
+            "target_from": torch.full((4,), 12),
+        }  # fmt: skip
+        result = model(batch)
+        sample = model.actions.sample(torch.randn(50, 4), 1.0, torch.Generator().manual_seed(0))
+        results.append((result["loss_action"], result["acc_action"], sample / scale))
+    for one, other in zip(*results):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_an_older_checkpoint_has_nothing_standardised():
+    """Buffers that it lacks change nothing, also where the model at hand had other values."""
+    config = tiny_config()
+    config["action_space"] = {"kind": "continuous", "sizes": [2], "low": [-1.0] * 2, "high": [1.0] * 2}
+    model = AD(config)
+    new = ("reward_mean", "reward_std", "actions.mean", "actions.std")
+    older = {name: values for name, values in model.state_dict().items() if name not in new}
+    assert len(older) == len(model.state_dict()) - len(new)
+    for name in new:
+        model.get_buffer(name).fill_(5.0)
+    model.load_state_dict(older)
+    values = {name: model.get_buffer(name) for name in new}
+    assert all((values[name] == (1 if name.endswith("std") else 0)).all() for name in new)
+    assert not set(new) & set(older)  # the checkpoint itself is left alone

@@ -1,0 +1,31 @@
+"""A2C as the source algorithm: stable-baselines3's, built from a config."""
+
+from __future__ import annotations
+
+from stable_baselines3 import A2C
+from stable_baselines3.common.vec_env import VecEnv
+
+
+class A2CWrapper(A2C):
+    """SB3's A2C with the settings of config/algorithm/a2c_*.yaml; one gradient step per rollout.
+
+    It reads no `batch_size`, `n_epochs` and `clip_range`. The arguments are those of `PPOWrapper`.
+    """
+
+    def __init__(self, config: dict, env: VecEnv, seed: int, log_dir: str | None = None):
+        super().__init__(
+            "MlpPolicy",
+            env,
+            learning_rate=config["source_lr"],
+            n_steps=config["n_steps"],
+            gamma=config["gamma"],
+            gae_lambda=config["gae_lambda"],
+            ent_coef=config["ent_coef"],
+            vf_coef=config["vf_coef"],
+            max_grad_norm=config["max_grad_norm"],
+            normalize_advantage=True,  # as PPO does; sparse rewards give small advantages
+            policy_kwargs={"net_arch": list(config["net_arch"])},
+            tensorboard_log=log_dir,
+            seed=seed,
+            device="cpu",  # small networks: a GPU only adds transfers
+        )

@@ -1,0 +1,139 @@
+"""Evaluation: episodes of different lengths, early stopping, and the source's curve."""
+
+import gymnasium as gym
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_config
+from test_context import random_model
+
+import collect
+import env
+import evaluate
+from model import AD
+from train import standardise_inputs
+from utils import history_path
+
+
+class Count(gym.Env):
+    """Episodes of `length` steps, each with a reward of 1: terminated there, unless a time limit comes first."""
+
+    observation_space = gym.spaces.Box(0, 100, (1,))
+    action_space = gym.spaces.Box(-400, 400, (1,))
+
+    def __init__(self, length: int):
+        self.length = length
+
+    def reset(self, seed=None, options=None):
+        self.n_steps = 0
+        return np.zeros(1, dtype=np.float32), {}
+
+    def step(self, action):
+        self.n_steps += 1
+        return np.full(1, self.n_steps, dtype=np.float32), 1.0, self.n_steps >= self.length, False, {}
+
+
+gym.register("Count-v0", entry_point=Count, max_episode_steps=9)  # cuts the longest task's episodes
+LENGTHS = [3, 5, 20]
+COUNT = ["env=Count-v0", "task_kwargs=[{length: 3}, {length: 5}, {length: 20}]", "train_env_ratio=1.0"]
+
+
+@pytest.fixture(scope="module")
+def count_histories(tmp_path_factory):
+    """A history file of all three tasks, whose episodes have 3, 5 and 9 steps; 4 rollouts of 12 steps."""
+    folder = tmp_path_factory.mktemp("count")
+    config = tiny_config(*COUNT, "n_stream=2", "total_source_timesteps=96", "batch_size=24", "n_epochs=1")
+    collect.prepare_parts(folder / "parts", config)
+    for task in range(3):
+        collect.collect_task(config, task, folder / "parts" / f"{task}.hdf5", log_dir=None)
+    collect.join_parts(history_path(config, folder), folder / "parts", 3, config)
+    return folder, config
+
+
+def test_the_record_has_each_tasks_own_ends(count_histories):
+    folder, config = count_histories
+    with h5py.File(history_path(config, folder)) as file:
+        for task, length in enumerate((3, 5, 9)):
+            ends = np.flatnonzero(file[f"{task}/dones"][:, 0]) + 1
+            assert ends.tolist() == list(range(length, 49, length))
+            terminal = file[f"{task}/next_states"][ends - 1, 0, 0]
+            assert (terminal == length).all() and file[f"{task}/states"][ends[0], 0, 0] == 0
+            assert np.nanmean(file[str(task)].attrs["mean_return_per_rollout"]) == length
+
+
+def test_the_sources_curve_counts_the_episodes_that_ended(count_histories):
+    """Not those that would have, were all as long as the longest: 9 steps."""
+    folder, config = count_histories
+    for task, length in enumerate((3, 5, 9)):
+        episodes, means = evaluate.source_curve(config, folder, [task])
+        assert episodes.tolist() == [12 * rollout // length for rollout in (1, 2, 3, 4)] and set(means) == {length}
+    episodes, _ = evaluate.source_curve(config, folder, [0, 1])
+    assert episodes.tolist() == [3, 6, 9.5, 12.5]
+    assert evaluate.source_curve(config, folder / "nowhere", [0]) is None
+
+
+def test_the_sources_curve_of_a_file_without_ends(tmp_path):
+    """From the rollouts, all episodes being the longest; a rollout in which none ended is left out."""
+    config = tiny_config()  # episodes of 6 steps, rollouts of 12
+    with h5py.File(history_path(config, tmp_path), "w") as file:
+        file.create_group("0").attrs["mean_return_per_rollout"] = np.array([np.nan, 1, 2])
+    episodes, means = evaluate.source_curve(config, tmp_path, [0])
+    assert episodes.tolist() == [4, 6] and means.tolist() == [1, 2]
+
+
+def test_evaluation_stops_when_every_environment_has_enough_episodes():
+    torch.manual_seed(0)
+    config = tiny_config(*COUNT)
+    model = AD(config | env.describe_spaces(config))
+    vec_env = env.make_vec_env(config, env.list_tasks(config))
+    result = model.evaluate_in_context(vec_env, 1000, n_episodes=4)
+    assert {name: len(result[name]) for name in ("rewards", "dones", "region_ends")} == dict.fromkeys(
+        ("rewards", "dones", "region_ends"), 36
+    )
+    np.testing.assert_array_equal(result["returns"], np.array([[3], [5], [9]]) * np.ones(4))
+    assert result["dones"].sum(axis=0).tolist() == [12, 7, 4]
+    assert evaluate.evaluate_tasks(model, config, env.list_tasks(config), 2, 3, seed=0).shape == (3, 2, 3)
+
+
+def test_stopping_early_changes_nothing_before():
+    model = random_model()
+    vec_env = env.make_vec_env(model.config, env.list_tasks(model.config))
+    whole, part = model.evaluate_in_context(vec_env, 60), model.evaluate_in_context(vec_env, 60, n_episodes=5)
+    assert len(part["rewards"]) == 30
+    np.testing.assert_array_equal(part["rewards"], whole["rewards"][:30])
+    np.testing.assert_array_equal(part["returns"], whole["returns"][:, :5])
+
+
+def test_the_random_policy_stops_early_too(monkeypatch):
+    config = tiny_config(*COUNT)
+    n_steps = []
+    step = env.DummyVecEnv.step_wait
+    monkeypatch.setattr(env.DummyVecEnv, "step_wait", lambda self: n_steps.append(1) or step(self))
+    returns = evaluate.evaluate_random(config, env.list_tasks(config)[:2], seed=0)
+    np.testing.assert_array_equal(returns, np.array([[3], [5]]) * np.ones(100))
+    assert len(n_steps) == 500
+
+
+def test_episodes_of_different_lengths_train(count_histories):
+    """And actions of a Box of 400 either way are drawn at their scale, within its bounds."""
+    from dataset import ADDataset
+
+    folder, config = count_histories
+    dataset = ADDataset(config, folder, "all")
+    model = AD(config | env.describe_spaces(config))
+    standardise_inputs(model, dataset)
+    losses = model(dataset.sample_batch(16, np.random.default_rng(0)))
+    assert dataset.soft_targets and torch.isfinite(losses["loss_total"])
+    assert 0.5 < float(model.actions.std) < 2  # the source's actions have a deviation of 1
+    assert losses["loss_action"] < 10
+
+
+def test_labels_tell_what_differs_between_tasks():
+    config = tiny_config(*COUNT)
+    assert evaluate.task_labels(config, env.list_tasks(config)[:2]) == ["length", "3", "5"]
+    config |= {"env": "Pendulum-v1", "task_kwargs": [], "task_ranges": {"g": [4, 12]}, "n_tasks": 3}
+    heading, *labels = evaluate.task_labels(config, env.list_tasks(config))
+    assert heading == "g" and [float(label) for label in labels] == pytest.approx([9.1, 6.16, 4.33], abs=0.01)
+    config = tiny_config("env=CartPole-v1")
+    assert evaluate.task_labels(config, [{}]) == ["-", "-"]
