@@ -19,6 +19,7 @@ import yaml
 
 import env
 from model import load_model
+from plots.frames import FrameRecorder, save_film
 from plots.returns import plot_returns
 from plots.style import save_figure
 from ranks import Ranks
@@ -32,6 +33,7 @@ from utils import (
     load_checkpoint,
     make_folder,
     newest_readable_checkpoint,
+    one_line,
     override_config,
     run_script,
     write_atomically,
@@ -53,6 +55,8 @@ CHANGEABLE = (
     "task_seed",
 )
 N_RANDOM_EPISODES = 100
+FILMED_EPISODES = (1, 2, 5, 10, 20)
+MOST_FILMED = 9  # tasks side by side
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -89,6 +93,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda or cuda:N (default: %(default)s, CUDA where there is one)"
     )
+    parser.add_argument(
+        "--render", action="store_true", help="also write a film (.gif) of one repeat of the first tasks (default: no)"
+    )
     add_set_argument(parser)
     return parser.parse_args(argv)
 
@@ -124,6 +131,8 @@ def main(argv: list[str] | None = None) -> int:
     if not indices:
         raise InputError(f"--mode {args.mode}: has no tasks, since train_env_ratio is {config['train_env_ratio']}")
     tasks = [env.list_tasks(config)[i] for i in indices]
+    if args.render:
+        check_renders(config, tasks[0])
     seed = args.seed + ranks.rank  # ranks act independently
     shares = ranks.gather(evaluate_tasks(model, config, ranks.share(tasks), args.repeats, args.episodes, seed))
     ranks.leave()
@@ -161,6 +170,10 @@ def main(argv: list[str] | None = None) -> int:
         plot_returns(curves, levels, source_curve(config, args.traj_dir, indices)), out.with_name(out.name + ".png")
     )
     print(f"wrote {out}.npz and {out}.png")
+    if args.render:
+        recorder = film_tasks(model, config, tasks[:MOST_FILMED], args.episodes, args.seed)
+        save_film(recorder, task_labels(config, tasks)[1 : 1 + MOST_FILMED], out.with_name(out.name + ".gif"))
+        print(f"wrote {out}.gif: episodes {', '.join(map(str, recorder.episodes))}")
     return 0
 
 
@@ -220,6 +233,29 @@ def evaluate_random(config: dict, tasks: list[dict], seed: int) -> np.ndarray:
             break
     vec_env.close()
     return episode_returns(rewards, dones)[:, :N_RANDOM_EPISODES]
+
+
+def check_renders(config: dict, task: dict) -> None:
+    """Raise InputError where the environment cannot draw itself."""
+    try:
+        made = env.make_env(config, task, render_mode="rgb_array")
+        made.reset()
+        picture = made.render()
+        made.close()
+    except Exception as error:  # whatever a user's environment raises, or a library that it draws with
+        raise InputError(f"--render: env '{config['env']}' cannot be drawn here: {one_line(error)}") from None
+    if not isinstance(picture, np.ndarray):
+        raise InputError(f"--render: env '{config['env']}' draws no rgb_array, but {type(picture).__name__}")
+
+
+def film_tasks(model, config: dict, tasks: list[dict], episodes: int, seed: int) -> FrameRecorder:
+    """One repeat of each task; pictures of `FILMED_EPISODES` and of the last one."""
+    chosen = [episode for episode in FILMED_EPISODES if episode < episodes] + [episodes]
+    recorder = FrameRecorder(env.make_vec_env(config, tasks, render_mode="rgb_array"), chosen)
+    recorder.seed(seed)
+    model.evaluate_in_context(recorder, episodes * env.max_episode_steps(config), seed=seed, n_episodes=episodes)
+    recorder.close()
+    return recorder
 
 
 def source_curve(config: dict, traj_dir: str, indices: list[int]) -> tuple[np.ndarray, np.ndarray] | None:

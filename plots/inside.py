@@ -46,7 +46,7 @@ def plot_stream(states: np.ndarray, rewards: np.ndarray, regions: list[tuple[int
     for (name, (shape, at)), colour in zip(markers.items(), (BLUE, ORANGE)):
         top = np.full(len(at), 1.06)
         above.plot(at, top, shape, color=colour, label=name, transform=above.get_xaxis_transform(), clip_on=False)
-    above.legend(loc="upper right", ncols=2)
+    above.legend(loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=6)
     above.set(ylabel="state")
     below.set(xlabel="step of the stream", ylabel="reward", xlim=(steps[0] - 1, steps[-1] + 1))
     return figure
