@@ -13,7 +13,7 @@ import torch
 from common import alternate, default_config, ratio, report, row
 
 import env
-from model import AD, MODEL
+from model import AD, MODEL, lay_out_for_acting
 from model.context import RollingContext
 from utils import choose_device, n_cores
 
@@ -45,7 +45,7 @@ def act(model: AD, context: RollingContext, vec_env, n_steps: int) -> float:
 
 def measure(repeats: int, n_steps: int, size: tuple[str, ...], device: str) -> list[dict]:
     config = default_config(*size)
-    model = MODEL["AD"](config).to(choose_device(device)).eval()
+    model = lay_out_for_acting(MODEL["AD"](config)).to(choose_device(device)).eval()
     tasks = env.list_tasks(config)
 
     def seconds(kind: type[RollingContext], n_envs: int) -> list[float]:
@@ -72,7 +72,7 @@ def measure(repeats: int, n_steps: int, size: tuple[str, ...], device: str) -> l
 def measure_length(repeats: int, size: tuple[str, ...], device: str) -> list[dict]:
     """Steps per second of whole evaluations, for four lengths: flat if old episodes cost nothing."""
     config = default_config(*size)
-    model = MODEL["AD"](config).to(choose_device(device))
+    model = lay_out_for_acting(MODEL["AD"](config)).to(choose_device(device))
     vec_env = env.make_vec_env(config, env.list_tasks(config)[:8])
     lengths = [400, 800, 1600, 3200] if not size else [80, 160, 240, 320]
     times = alternate({str(n): lambda n=n: model.evaluate_in_context(vec_env, n) for n in lengths}, repeats)

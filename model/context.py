@@ -43,6 +43,8 @@ class RollingContext:
         n_markers = 2 * n_regions - 1 if self.compressed else 0
         self.cache = KVCache(model.transformer, n_envs, self.capacity + n_markers)
         self.steps: dict[str, Tensor] = {}  # the window's steps, (N, C, ...); made when the first ones are known
+        self.newest: dict[str, Tensor] = {}  # of each of these, what was taken last, (N, ...)
+        self.everyone = torch.arange(n_envs)
         self.region_lengths = torch.zeros(n_envs, n_regions, dtype=torch.long)
         self.ended = torch.ones(n_envs, dtype=torch.bool)  # environments that start a region with the next step
         self.last_positions = torch.zeros(n_envs, dtype=torch.long)  # of each environment's newest token
@@ -93,7 +95,8 @@ class RollingContext:
         if name not in self.steps:
             empty = torch.zeros(len(values), self.capacity, *values.shape[1:], dtype=values.dtype, device=device)
             self.steps[name] = empty
-        self.steps[name][torch.arange(len(values)), index] = values.to(device)
+        self.newest[name] = values = values.to(device)
+        self.steps[name][self.everyone, index] = values
 
     def _roll(self) -> None:
         """Drop what is too old in environments whose region has ended."""
@@ -131,12 +134,11 @@ class RollingContext:
 
     def _append(self, envs: Tensor) -> Tensor:
         """Encode only the newest step of `envs` and add it to the cache; return its features, (N', D)."""
-        newest = self.n_steps[envs] - 1
-        before = {name: self.steps[name][envs, newest - 1][:, None] for name in ("actions", "rewards", "dones")}
-        observations = self.steps["observations"][envs, newest][:, None]
-        is_none = torch.zeros(before["rewards"].shape, dtype=torch.bool, device=observations.device)
+        held = self.cache.rows(envs)
+        step = {n: self.newest[n][held][:, None] for n in ("observations", "actions", "rewards", "dones")}
+        is_none = torch.zeros_like(step["rewards"], dtype=torch.bool)
         self.last_positions[envs] += 1
-        positions = self.last_positions[envs].to(observations.device)[:, None]
+        positions = self.last_positions[envs].to(is_none.device)[:, None]
         types = torch.full_like(positions, TokenType.TRANSITION)
-        x = self.model.embed_steps(observations, **before, is_none=is_none) + self.model.embed_place(types, positions)
+        x = self.model.embed_steps(**step, is_none=is_none) + self.model.embed_place(types, positions)
         return self.model.transformer.append(x, self.cache, envs)[:, 0]

@@ -49,6 +49,10 @@ class KVCache:
         self.values = torch.zeros_like(self.keys)
         self.lengths = torch.zeros(n_envs, dtype=torch.long)  # tokens held per environment, on the CPU
 
+    def rows(self, envs: Tensor) -> Tensor | slice:
+        """What picks `envs`, in ascending order, out of N: a slice, which spares a copy, where it is all of them."""
+        return slice(None) if len(envs) == len(self.lengths) else envs
+
 
 class Transformer(nn.Module):
     """Maps embedded tokens to features; each token sees itself and the tokens before it."""
@@ -99,13 +103,12 @@ class Transformer(nn.Module):
         Args:
             x: (B, T, D), padded on the right.
             n_tokens: (B,) tokens of each sequence that are no padding.
-            envs: (B,) the environments they belong to.
+            envs: (B,) the environments they belong to, in ascending order.
         """
-        T = x.shape[1]
+        T, held = x.shape[1], cache.rows(envs)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            cache.keys[layer, envs, :, :T] = k
-            cache.values[layer, envs, :, :T] = v
+            cache.keys[layer, held, :, :T], cache.values[layer, held, :, :T] = k, v
             return self._attend_causally(layer, q, k, v)
 
         cache.lengths[envs] = n_tokens
@@ -116,21 +119,20 @@ class Transformer(nn.Module):
 
         Args:
             x: (B, 1, D) the embedded tokens.
-            envs: (B,) distinct environments.
+            envs: (B,) distinct environments, in ascending order.
         """
         at = cache.lengths[envs]  # (B,) the slot each new token takes
         longest, shortest = int(at.max()) + 1, int(at.min()) + 1
-        every = slice(None) if len(envs) == len(cache.lengths) else envs  # a slice spares a copy of the cache
-        mask = None
+        held, new, mask = cache.rows(envs), (envs, slice(None), at), None
+        if shortest == longest and isinstance(held, slice):
+            new = (held, slice(None), longest - 1)  # one slot for all: a slice is written faster than by indices
         if shortest < longest:
             mask = (torch.arange(longest) <= at[:, None])[:, None, None, :].to(x.device)  # (B, 1, 1, S)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            cache.keys[layer, envs, :, at] = k[:, :, 0]
-            cache.values[layer, envs, :, at] = v[:, :, 0]
-            keys = cache.keys[layer, every, :, :longest]
-            values = cache.values[layer, every, :, :longest]
-            return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+            keys, values = cache.keys[layer], cache.values[layer]  # (N, H, S, K)
+            keys[new], values[new] = k[:, :, 0], v[:, :, 0]
+            return F.scaled_dot_product_attention(q, keys[held, :, :longest], values[held, :, :longest], attn_mask=mask)
 
         cache.lengths[envs] += 1
         return self(x, attend)
