@@ -80,7 +80,7 @@ def measure_processes(repeats: int, n_tasks: int, numbers: list[int], tiny: tupl
     return rows
 
 
-def main(argv: list[str] | None = None) -> list[dict]:
+def main(argv: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="check that it runs; the numbers mean nothing")
     parser.add_argument(
@@ -93,8 +93,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
         repeats, total, n_tasks, numbers = 1, 480, 2, [2]
         tiny = ("n_stream=4", "n_steps=80", "batch_size=80", "n_epochs=1", "total_source_timesteps=320")
     rows = measure_processes(repeats, n_tasks, numbers, tiny) + measure_settings(repeats, total, tiny)
-    report("collection", rows, {"repeats": repeats, "total": total, "usual": USUAL, "tasks": TASKS}, args.out)
-    return rows
+    return report("collection", rows, {"repeats": repeats, "total": total, "usual": USUAL, "tasks": TASKS}, args.out)
 
 
 if __name__ == "__main__":

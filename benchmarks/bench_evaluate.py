@@ -15,7 +15,7 @@ from common import alternate, default_config, ratio, report, row
 import env
 from model import AD, MODEL, lay_out_for_acting
 from model.context import RollingContext
-from utils import choose_device, n_cores
+from utils import choose_device
 
 PUBLIC_SIZE = ("n_layer=6", "n_embd=128", "n_head=8")  # of the nearest public implementations
 
@@ -81,14 +81,15 @@ def measure_length(repeats: int, size: tuple[str, ...], device: str) -> list[dic
     return rows
 
 
-def main(argv: list[str] | None = None) -> list[dict]:
+def main(argv: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="check that it runs; the numbers mean nothing")
     parser.add_argument("--repeats", type=int, default=5, help="measurements per line (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch; one is steadier (default: %(default)s)")
     parser.add_argument("--out", help="write the table as JSON (default: only print it)")
     args = parser.parse_args(argv)
-    torch.set_num_threads(n_cores())
+    torch.set_num_threads(args.threads)
     repeats, n_steps, size, shipped = args.repeats, 160, PUBLIC_SIZE, ()
     if args.tiny:
         repeats, n_steps, size, shipped = 1, 10, *(("n_layer=1", "n_embd=8", "n_head=1"),) * 2
@@ -98,9 +99,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
         for r in measure(repeats, n_steps, shipped, args.device)
     ]
     rows += measure_length(repeats, shipped, args.device)
-    settings = {"repeats": repeats, "n_steps": n_steps, "device": args.device, "size": size}
-    report("evaluation (6 layers, 128 wide, 8 heads)", rows, settings, args.out)
-    return rows
+    settings = {"repeats": repeats, "n_steps": n_steps, "device": args.device, "threads": args.threads, "size": size}
+    return report("evaluation (6 layers, 128 wide, 8 heads)", rows, settings, args.out)
 
 
 if __name__ == "__main__":

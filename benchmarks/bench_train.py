@@ -18,7 +18,7 @@ from dataset import ADDataset
 from model import MODEL
 from ranks import Ranks
 from train import Run, train_step
-from utils import choose_device, history_path, n_cores
+from utils import choose_device, history_path
 
 SHARE = "train_env_ratio=0.3"  # 24 tasks of random histories, 55 MB
 TINY_SHARE = "train_env_ratio=0.05"  # 4 tasks
@@ -152,15 +152,16 @@ def memory_of_dataset(folder: Path, dataset: ADDataset, share: str) -> dict:
     )
 
 
-def main(argv: list[str] | None = None) -> list[dict]:
+def main(argv: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="check that it runs; the numbers mean nothing")
     parser.add_argument("--batch", type=int, default=64, help="windows per update (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="measurements per line (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch; one is steadier (default: %(default)s)")
     parser.add_argument("--out", help="write the table as JSON (default: only print it)")
     args = parser.parse_args(argv)
-    torch.set_num_threads(n_cores())
+    torch.set_num_threads(args.threads)
     batch, repeats, lengths, size = args.batch, args.repeats, [125, 250, 500, 1000], ()
     if args.tiny:
         batch, repeats, size = 2, 1, ("n_embd=8", "n_layer=1", "n_head=1")
@@ -171,10 +172,10 @@ def main(argv: list[str] | None = None) -> list[dict]:
         "repeats": repeats,
         "lengths": lengths,
         "device": args.device,
+        "threads": args.threads,
         "size": size or "shipped",
     }
-    report("training", rows, settings, args.out)
-    return rows
+    return report("training", rows, settings, args.out)
 
 
 if __name__ == "__main__":

@@ -141,8 +141,15 @@ def print_table(title: str, rows: list[dict]) -> None:
         print(f"  {r['name']:<66} {r['median']:>12,.4g} {r['unit']:<22} {spread:<24} {bound}")
 
 
-def report(title: str, rows: list[dict], settings: dict, out: str | None) -> None:
-    """Print a benchmark's table and, with `out`, write it as JSON with machine and settings."""
+def report(title: str, rows: list[dict], settings: dict, out: str | None) -> dict:
+    """Print a benchmark's table and, with `out`, write it as JSON with machine and settings; return it."""
     print_table(title, rows)
+    results = {"settings": settings, "rows": rows}
     if out:
-        Path(out).write_text(json.dumps({"machine": machine(), "settings": settings, "rows": rows}, indent=1) + "\n")
+        write_results(out, results)
+    return results
+
+
+def write_results(out: str, results: dict) -> None:
+    Path(out).write_text(json.dumps({"machine": machine()} | results, indent=1) + "\n")
+    print(f"wrote {out}")

@@ -6,13 +6,11 @@ python benchmarks/run_all.py --out benchmarks/results.json     # about 15 minute
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 
 import bench_collect
 import bench_evaluate
 import bench_train
-from common import machine, print_table
+from common import print_table, write_results
 
 STAGES = {"collection": bench_collect, "training": bench_train, "evaluation": bench_evaluate}
 
@@ -25,11 +23,10 @@ def main(argv: list[str] | None = None) -> None:
     flags = ["--tiny"] if args.tiny else []
     results = {stage: script.main(flags) for stage, script in STAGES.items()}
     print("\n==== all ====")
-    for stage, rows in results.items():
-        print_table(stage, rows)
+    for stage, result in results.items():
+        print_table(stage, result["rows"])
     if args.out:
-        Path(args.out).write_text(json.dumps({"machine": machine(), "rows": results}, indent=1) + "\n")
-        print(f"wrote {args.out}")
+        write_results(args.out, results)
 
 
 if __name__ == "__main__":
