@@ -9,7 +9,7 @@ from conftest import tiny_config, write_file
 from torch.distributions import Normal, kl_divergence
 
 from dataset import ADDataset
-from model import AD
+from model import AD, lay_out_for_acting
 from model.spaces import ContinuousActions
 from model.tokens import IGNORE, TokenType, layout_tokens
 from utils import history_path
@@ -275,3 +275,36 @@ def test_an_older_checkpoint_has_nothing_standardised():
     values = {name: model.get_buffer(name) for name in new}
     assert all((values[name] == (1 if name.endswith("std") else 0)).all() for name in new)
     assert not set(new) & set(older)  # the checkpoint itself is left alone
+
+
+def test_attention_weights_are_those_of_the_forward_pass(setup):
+    model, dataset = setup
+    batch = dataset.batch(np.array([5, 40]))
+    x, _ = model.embed_window(batch)
+    weights = model.transformer.attention(x)
+    n_tokens = x.shape[1]
+    assert weights.shape == (2, 2, 2, n_tokens, n_tokens)  # layers, windows, heads
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 2, n_tokens))
+    assert (weights.triu(1) == 0).all()
+    first = model.transformer.blocks[0]
+    *_, values = first.qkv(first.norm_attention(x)).view(2, n_tokens, 3, 2, -1).permute(2, 0, 3, 1, 4)
+    attended = (weights[0] @ values).transpose(1, 2).flatten(2)
+
+    def expect(layer, q, k, v):
+        result = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if layer == 0:
+            torch.testing.assert_close(result.transpose(1, 2).flatten(2), attended)
+        return result
+
+    model.transformer(x, expect)
+
+
+def test_the_layout_for_acting_changes_no_weight_and_no_result(setup):
+    model, dataset = setup
+    before = {name: weights.clone() for name, weights in model.state_dict().items()}
+    batch = dataset.batch(np.array([5, 40]))
+    expected, _ = features_of(model, batch)
+    lay_out_for_acting(model)
+    for name, weights in model.state_dict().items():
+        assert torch.equal(weights, before[name]), name
+    torch.testing.assert_close(features_of(model, batch)[0], expected, atol=1e-5, rtol=1e-5)

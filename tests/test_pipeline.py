@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 from conftest import TINY_ENV, TINY_MODEL, TINY_SOURCE, set_flags
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import collect
@@ -57,8 +58,19 @@ def test_both_modes_train_log_and_evaluate(tiny_histories, tmp_path, mode):
     scalars = set(events.Tags()["scalars"])
     assert {f"{split}/{name}" for split in ("train", "test") for name in names} | {"train/lr"} <= scalars
     assert ("train/loss_token_type" in scalars) == (mode == "ad_dr_compressed")
-    assert "test/return_over_episodes" in events.Tags()["images"]
+    assert {"test/return_over_episodes", "test/return_per_task"} <= set(events.Tags()["images"])
+    assert "config/text_summary" in events.Tags()["tensors"]
+    assert "_hparams_/session_start_info" in events.summary_metadata and "result/return_last_episodes" in scalars
     assert len(events.Scalars("train/loss_total")) == 4 and len(events.Scalars("test/loss_total")) == 2
+
+
+def test_a_film_shows_chosen_episodes_of_every_task(tiny_histories, tmp_path):
+    path = train_in(tmp_path, tiny_histories, "train_env_ratio=0.7")[-1]
+    evaluate_in(path, "--episodes", "3", "--repeats", "2", "--render")
+    with Image.open(tmp_path / "eval-test.gif") as film:
+        assert film.n_frames == 3 * 6  # episodes 1, 2 and 3 of 6 steps
+        first, last = (np.asarray(film.convert("RGB")) for _ in map(film.seek, (0, 17)))
+    assert first.shape == last.shape and (first != last).any()
 
 
 def test_a_file_without_markers_trains_and_evaluates_in_standard_mode(tiny_histories, tmp_path):

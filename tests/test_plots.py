@@ -1,0 +1,74 @@
+"""Figures: what they show where tasks have no grid, and that a user's own style is left alone."""
+
+import gymnasium as gym
+import matplotlib
+import numpy as np
+import pytest
+from conftest import tiny_config
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+import env
+import evaluate
+from env.darkroom import Darkroom, DarkroomVecEnv
+from plots.frames import FrameRecorder, save_film
+from plots.returns import plot_per_task, plot_returns
+from plots.style import save_figure
+from utils import InputError
+
+
+def test_tasks_on_a_grid_become_a_heat_map_with_the_held_out_ones_framed():
+    tasks = env.list_tasks(tiny_config())
+    values = np.full(9, np.nan)
+    values[[1, 5]] = 0.25, 1.0
+    axes = plot_per_task(values, tasks, "share", np.arange(9) == 5).axes[0]
+    shown = axes.images[0].get_array()
+    assert shown[0, 1] == 0.25 and shown[1, 2] == 1.0 and shown.mask.sum() == 7
+    assert [text.get_text() for text in axes.texts] == ["0.25", "1.00"] and len(axes.patches) == 1
+
+
+def test_other_tasks_become_bars():
+    axes = plot_per_task(np.array([3.0, np.nan, 5.0]), [{"g": 1.0}, {"g": 2.0}, {"g": 3.0}], "return").axes[0]
+    assert [bar.get_height() for bar in axes.patches] == [3.0, 5.0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "2"]
+
+
+def test_returns_are_drawn_with_their_band_and_levels(tmp_path):
+    returns = np.array([[0.0, 2.0], [0.0, 4.0]])
+    style = dict(matplotlib.rcParams)
+    figure = plot_returns({"AD": returns}, {"optimum": 5.0}, (np.array([1.0, 2.0]), np.array([0.0, 1.0])))
+    curve, source, optimum = figure.axes[0].lines
+    assert curve.get_ydata().tolist() == [0.0, 3.0] and source.get_ydata().tolist() == [0.0, 1.0]
+    assert set(optimum.get_ydata()) == {5.0} and len(figure.axes[0].collections) == 1
+    save_figure(figure, tmp_path / "new" / "returns.png")
+    assert (tmp_path / "new" / "returns.png").read_bytes().startswith(b"\x89PNG")
+    assert dict(matplotlib.rcParams) == style
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_the_recorder_keeps_the_chosen_episodes(batched, tmp_path):
+    tasks = [{"goal": goal, "grid_size": 3, "horizon": 4} for goal in ((0, 0), (1, 1))]
+    if batched:
+        vec_env = DarkroomVecEnv(tasks, render_mode="rgb_array")
+    else:
+        vec_env = DummyVecEnv([lambda task=task: Darkroom(**task, render_mode="rgb_array") for task in tasks])
+    recorder = FrameRecorder(vec_env, [2])
+    recorder.reset()
+    for _ in range(12):
+        recorder.step(np.array([4, 4]))  # both stay where they start: on the second one's goal
+    assert [len(frames) for frames in recorder.frames[2]] == [4, 4]
+    assert recorder.returns[2] == [[0, 0, 0, 0], [0, 1, 2, 3]]
+    assert recorder.frames[2][0][0].shape == recorder.frames[2][1][0].shape and recorder.frames[2][0][0].ndim == 3
+    save_film(recorder, ["far", "near"], tmp_path / "film.gif")
+    assert (tmp_path / "film.gif").read_bytes().startswith(b"GIF")
+
+
+def test_an_environment_that_draws_nothing_is_told():
+    class Dark(gym.Env):
+        observation_space, action_space = gym.spaces.Discrete(2), gym.spaces.Discrete(2)
+
+        def reset(self, seed=None, options=None):
+            return 0, {}
+
+    gym.register("Dark-v0", Dark, max_episode_steps=5)
+    with pytest.raises(InputError, match="--render: env 'Dark-v0' cannot be drawn"):
+        evaluate.check_renders(tiny_config() | {"env": "Dark-v0"}, {})
