@@ -42,6 +42,7 @@ from utils import (
 # What may differ from the checkpoint's config: the rest is built into the weights
 CHANGEABLE = (
     "temperature",
+    "exploring_temperature",
     "boundaries",
     "alg_seed",
     "env_split_seed",

@@ -68,6 +68,7 @@ FREE_TO_CHANGE = {
     "ckpt_interval",
     "keep_checkpoints",
     "temperature",
+    "exploring_temperature",
     "boundaries",
     "n_process",
     "in_memory",

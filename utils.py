@@ -148,6 +148,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "ckpt_interval": Key(int, 500, low=1),
         "keep_checkpoints": Key(int, 3, low=1),
         "temperature": Key(float, 1.0, low=0),
+        "exploring_temperature": Key(float, None, low=0, nullable=True),
         "boundaries": Key(str, "fixed", choices=("fixed", "predicted")),
     },
 }

@@ -156,7 +156,8 @@ class AD(nn.Module):
             vec_env: any number of environments, of any tasks of the family.
             eval_timesteps: steps per environment, at most.
             temperature: divides the action logits before sampling; 0 takes the most probable action.
-                Default: the config's.
+                Default: the config's. While a context holds no reward, the config's `exploring_temperature`
+                takes its place, if there is one.
             boundaries: `fixed` ends a region after `compress_interval` steps, `predicted` where the
                 token-type head says so, at the latest then. Default: the config's.
             seed: of the action sampling.
@@ -172,6 +173,14 @@ class AD(nn.Module):
         self.eval()
         device = self.compress_start_token.device
         generator = torch.Generator(device).manual_seed(seed)
+        usual = torch.tensor(temperature, dtype=torch.float, device=device)
+        exploring = self.config["exploring_temperature"]
+
+        def temperatures(context: RollingContext) -> Tensor:
+            if exploring is None:
+                return usual
+            return torch.where(context.holds_reward(), usual, exploring)
+
         context = RollingContext(self, vec_env.num_envs, predict_ends=boundaries == "predicted")
         record = {
             "rewards": np.zeros((eval_timesteps, vec_env.num_envs), dtype=np.float32),
@@ -182,7 +191,7 @@ class AD(nn.Module):
         observations = vec_env.reset()
         for t in range(eval_timesteps):
             features = context.observe(torch.as_tensor(observations, device=device).reshape(vec_env.num_envs, -1))
-            actions = self.actions.sample(self.pred_action(features), temperature, generator)
+            actions = self.actions.sample(self.pred_action(features), temperatures(context), generator)
             observations, rewards, dones, _ = vec_env.step(actions.cpu().numpy())
             ends = context.record(actions, torch.as_tensor(rewards), torch.as_tensor(dones))
             record["rewards"][t], record["dones"][t], record["region_ends"][t] = rewards, dones, ends

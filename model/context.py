@@ -83,6 +83,14 @@ class RollingContext:
             self._store(name, newest, values)
         return self.ended.numpy().copy()
 
+    def holds_reward(self) -> Tensor:
+        """(N,) whether any step that each context holds was followed by a reward other than 0."""
+        if "rewards" not in self.steps:
+            return torch.zeros(len(self.everyone), dtype=torch.bool, device=self.cache.keys.device)
+        rewards = self.steps["rewards"]
+        followed = torch.arange(self.capacity) < self.n_steps[:, None] - 1  # the newest step is not, yet
+        return ((rewards != 0) & followed.to(rewards.device)).any(1)
+
     def window(self, envs: Tensor) -> dict[str, Tensor]:
         """The contexts of some environments as a batch, as `ADDataset` builds it from a history."""
         longest = int(self.n_steps[envs].max())

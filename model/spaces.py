@@ -75,11 +75,12 @@ class DiscreteActions(nn.Module):
         """(M,) 1 where the most probable action is the one taken."""
         return (outputs.argmax(-1) == actions.long()).float()
 
-    def sample(self, outputs: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-        """(N, A) outputs to (N,) actions; temperature 0 takes the most probable."""
-        if temperature == 0:
-            return outputs.argmax(-1)
-        return torch.multinomial((outputs / temperature).softmax(-1), 1, generator=generator)[:, 0]
+    def sample(self, outputs: Tensor, temperature: Tensor | float, generator: torch.Generator | None) -> Tensor:
+        """(N, A) outputs to (N,) actions; temperature, (N,) or a single one, takes the most probable where it is 0."""
+        temperature = torch.as_tensor(temperature, device=outputs.device)[..., None]
+        logits = outputs / torch.where(temperature > 0, temperature, 1.0)
+        sampled = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+        return torch.where(temperature > 0, sampled, outputs.argmax(-1, keepdim=True))[:, 0]
 
 
 class ContinuousActions(nn.Module):
@@ -138,10 +139,11 @@ class ContinuousActions(nn.Module):
         high = (predicted.mean + predicted.stddev).clamp(self.low, self.high)
         return ((actions >= low) & (actions <= high)).float().mean(-1)
 
-    def sample(self, outputs: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-        """(N, 2A) outputs to (N, A) actions within bounds; temperature scales the standard deviation."""
+    def sample(self, outputs: Tensor, temperature: Tensor | float, generator: torch.Generator | None) -> Tensor:
+        """(N, 2A) outputs to (N, A) actions within bounds; temperature, (N,) or one, scales the standard deviation."""
         predicted = self.distribution(outputs)
         noise = torch.randn(predicted.mean.shape, generator=generator, device=outputs.device)
+        temperature = torch.as_tensor(temperature, device=outputs.device)[..., None]
         return (predicted.mean + temperature * predicted.stddev * noise).clamp(self.low, self.high)
 
 

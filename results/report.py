@@ -21,6 +21,7 @@ from plots.style import save_figure
 from utils import DEFAULT_CONFIG, load_config
 
 SCORES = ROOT / "results" / "scores"
+EXPLORING = "temperature 1.0 while the context holds no reward"
 EPISODES = (10, 20, 50, 100, 500)
 PUBLISHED = [  # mean return on held-out goals of 9x9 Darkroom, horizon 20, 73/8 split, PPO, after 100 episodes
     ("DICP on AD, filtered histories (arXiv:2502.19009)", 16.5),
@@ -139,10 +140,13 @@ def ablations() -> str:
         scores = Scores(name)
         if scores.n_seeds:
             rows.append(row(label, scores))
-    for evaluation in ("temperature-0.0", "temperature-0.4", "temperature-0.8", "temperature-1.0", "predicted"):
+    for evaluation, label in {
+        **{f"temperature-{t}": f"temperature {t}" for t in ("0.0", "0.4", "0.8", "1.0")},
+        "exploring-1.0": EXPLORING, "predicted": "predicted boundaries",
+    }.items():  # fmt: skip
         scores = Scores("compressed", evaluation)
         if scores.n_seeds:
-            rows.append(row(evaluation.replace("-", " ") if "temp" in evaluation else "predicted boundaries", scores))
+            rows.append(row(label, scores))
     return table(["change", *HEADER], rows)
 
 
@@ -164,7 +168,10 @@ def main() -> None:
         text = difference(compressed, standard[best])
         parts.append(f"Compressed minus the best standard AD ({best}), episodes 91 to 100: {text}.\n")
     others = [
-        row(f"split seed {split}", s) for split in (1, 2) if (s := Scores("compressed-split", splits=(split,))).n_seeds
+        row(f"split seed {split}{label}", scores)
+        for split in (1, 2)
+        for evaluation, label in {"default": "", "exploring-1.0": f", {EXPLORING}"}.items()
+        if (scores := Scores("compressed-split", evaluation, (split,))).n_seeds
     ]
     if others:
         parts.append("## Other splits, compressed\n\n" + table(["held-out goals", *HEADER], others))

@@ -29,6 +29,7 @@ from utils import DEFAULT_CONFIG, EVALUATION_KEYS, checkpoint_paths, load_checkp
 SCORES = ROOT / "results" / "scores"
 REFERENCE = ROOT / "results" / "reference" / "ckpt-800.pt"
 COMPRESSED, STANDARD = "config/model/ad_dr_compressed.yaml", "config/model/ad_dr.yaml"
+EXPLORING = {"exploring-1.0": ("--set", "exploring_temperature=1.0")}
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ SETTINGS = [
             "default": ("--episodes", "500"),
             "all-goals": ("--mode", "all", "--repeats", "4"),
             "predicted": ("--boundaries", "predicted"),
+            **EXPLORING,
             **{f"temperature-{t}": ("--temperature", t) for t in ("0.0", "0.4", "0.8", "1.0")},
         },
     ),
@@ -68,7 +70,7 @@ SETTINGS = [
     standard("standard-full", 480, 21),  # the whole history, thinned by region_stride 3: six rollouts
     standard("standard-320", 320, 32),
     standard("standard-80", 80, 128),
-    Setting("compressed-split", seeds=(0, 1), splits=(1, 2)),
+    Setting("compressed-split", seeds=(0, 1), splits=(1, 2), evaluations={"default": (), **EXPLORING}),
     Setting("hard-targets", overrides=("soft_targets=false",)),
     Setting("stride-1", overrides=("region_stride=1",)),
     Setting("stride-2", overrides=("region_stride=2",)),

@@ -162,3 +162,35 @@ def test_episode_returns():
     rewards = np.array([[1, 0], [2, 5], [3, 0], [4, 7]], dtype=float)
     dones = np.array([[False, True], [True, False], [False, False], [True, True]])
     np.testing.assert_array_equal(episode_returns(rewards, dones), [[3, 7], [0, 12]])
+
+
+def test_exploring_temperature_holds_until_the_context_shows_a_reward():
+    """With both temperatures extreme, actions tell which one was used: 0 always repeats itself."""
+    model = random_model("use_compressed_context=true", "exploring_temperature=1000.0")
+    used = []
+    sample = model.actions.sample
+
+    def note(outputs, temperature, generator):
+        used.append(temperature.clone())
+        return sample(outputs, temperature, generator)
+
+    model.actions.sample = note
+    tasks = env.list_tasks(model.config)
+    record = model.evaluate_in_context(env.make_vec_env(model.config, tasks), 60, temperature=0, seed=1)
+    rewards, interval = record["rewards"], model.config["compress_interval"]
+    for t in range(60):
+        first = max(0, t // interval - 1) * interval  # the previous region and the current one
+        rewarded = rewards[first:t].any(axis=0)
+        assert used[t].tolist() == np.where(rewarded, 0.0, 1000.0).tolist(), t
+    assert set(torch.cat(used).tolist()) == {0.0, 1000.0}
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_each_environment_has_its_own_temperature(kind):
+    config = tiny_config()
+    space = {"kind": kind, "sizes": [3]} | ({} if kind == "discrete" else {"low": [-9.0] * 3, "high": [9.0] * 3})
+    model = AD(config | {"action_space": space})
+    outputs = torch.randn(1, model.actions.n_outputs).repeat(200, 1)
+    temperatures = torch.tensor([0.0, 2.0]).repeat(100)
+    actions = model.actions.sample(outputs, temperatures, torch.Generator().manual_seed(0))
+    assert len(actions[::2].unique(dim=0)) == 1 and len(actions[1::2].unique(dim=0)) > 1
