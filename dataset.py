@@ -32,6 +32,7 @@ class ADDataset(Dataset):
         mode: "train", "test" (held-out tasks) or "all".
         n_stream: streams per task to use; None for all in the file.
         source_timesteps: steps per stream to use; None for all in the file.
+        path: the history file; None for the one in `traj_dir` that the config's names give.
 
     Attributes:
         use_compressed_context: the mode in force; False for a file without markers, whatever the config says.
@@ -48,13 +49,14 @@ class ADDataset(Dataset):
         mode: str,
         n_stream: int | None = None,
         source_timesteps: int | None = None,
+        path: Path | None = None,
     ):
         if mode not in ("train", "test", "all"):
             raise ValueError(f"mode is '{mode}', expected train, test or all")
         self.config, self.tasks = config, env.split_tasks(config)[mode]
         if not self.tasks:
             raise InputError(f"mode '{mode}' has no tasks, since train_env_ratio is {config['train_env_ratio']}")
-        path = history_path(config, traj_dir)
+        path = path or history_path(config, traj_dir)
         self.history = HistoryFile(path, config, self.tasks, n_stream, source_timesteps)
         self.arrays, self.n_streams = self.history.arrays, self.history.n_streams
         self.with_dones = "dones" in self.arrays

@@ -18,8 +18,9 @@ import numpy as np
 import yaml
 
 import env
+from history_file import env_differences
 from model import load_model
-from plots.frames import FrameRecorder, save_film
+from plots.frames import check_renders, film_tasks, save_film
 from plots.returns import plot_returns
 from plots.style import save_figure
 from ranks import Ranks
@@ -33,7 +34,6 @@ from utils import (
     load_checkpoint,
     make_folder,
     newest_readable_checkpoint,
-    one_line,
     override_config,
     run_script,
     write_atomically,
@@ -56,8 +56,6 @@ CHANGEABLE = (
     "task_seed",
 )
 N_RANDOM_EPISODES = 100
-FILMED_EPISODES = (1, 2, 5, 10, 20)
-MOST_FILMED = 9  # tasks side by side
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -152,6 +150,11 @@ def main(argv: list[str] | None = None) -> int:
         "config": config,
     }  # fmt: skip
 
+    if returns.shape[-1] < args.episodes:
+        print(
+            f"note: {returns.shape[-1]} of {args.episodes} episodes ended within the longest time that the env or "
+            "`horizon` allows; --set horizon=N allows more"
+        )
     mode = "compressed" if config["use_compressed_context"] else "standard"
     boundaries = f", {config['boundaries']} boundaries" if mode == "compressed" else ""
     print(f"{path}: {mode} context, temperature {config['temperature']}{boundaries}")
@@ -172,8 +175,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     print(f"wrote {out}.npz and {out}.png")
     if args.render:
-        recorder = film_tasks(model, config, tasks[:MOST_FILMED], args.episodes, args.seed)
-        save_film(recorder, task_labels(config, tasks)[1 : 1 + MOST_FILMED], out.with_name(out.name + ".gif"))
+        recorder = film_tasks(model, config, tasks, args.episodes, args.seed)
+        save_film(recorder, task_labels(config, tasks)[1:], out.with_name(out.name + ".gif"))
         print(f"wrote {out}.gif: episodes {', '.join(map(str, recorder.episodes))}")
     return 0
 
@@ -236,40 +239,20 @@ def evaluate_random(config: dict, tasks: list[dict], seed: int) -> np.ndarray:
     return episode_returns(rewards, dones)[:, :N_RANDOM_EPISODES]
 
 
-def check_renders(config: dict, task: dict) -> None:
-    """Raise InputError where the environment cannot draw itself."""
-    try:
-        made = env.make_env(config, task, render_mode="rgb_array")
-        made.reset()
-        picture = made.render()
-        made.close()
-    except Exception as error:  # whatever a user's environment raises, or a library that it draws with
-        raise InputError(f"--render: env '{config['env']}' cannot be drawn here: {one_line(error)}") from None
-    if not isinstance(picture, np.ndarray):
-        raise InputError(f"--render: env '{config['env']}' draws no rgb_array, but {type(picture).__name__}")
-
-
-def film_tasks(model, config: dict, tasks: list[dict], episodes: int, seed: int) -> FrameRecorder:
-    """One repeat of each task; pictures of `FILMED_EPISODES` and of the last one."""
-    chosen = [episode for episode in FILMED_EPISODES if episode < episodes] + [episodes]
-    recorder = FrameRecorder(env.make_vec_env(config, tasks, render_mode="rgb_array"), chosen)
-    recorder.seed(seed)
-    model.evaluate_in_context(recorder, episodes * env.max_episode_steps(config), seed=seed, n_episodes=episodes)
-    recorder.close()
-    return recorder
-
-
 def source_curve(config: dict, traj_dir: str, indices: list[int]) -> tuple[np.ndarray, np.ndarray] | None:
     """Episodes per stream after each source rollout, and the mean return in it; None if no file tells."""
     path = history_path(config, traj_dir)
     try:
         with h5py.File(path) as file:
+            if differing := env_differences(file, config):
+                print(f"note: no curve of the source: {path} holds other tasks ({differing})")
+                return None
             means = np.array([file[str(i)].attrs["mean_return_per_rollout"] for i in indices])  # (tasks, rollouts)
             n_ended = np.mean([episodes_per_rollout(file[str(i)], config) for i in indices], axis=0)  # (rollouts,)
-    except (OSError, KeyError, ValueError):  # no file, or another program's
+            ended = np.isfinite(means).any(axis=0)  # rollouts in which some episode ended
+            return n_ended.cumsum()[ended], np.nanmean(means[:, ended], axis=0)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError):  # no file, or another program's
         return None
-    ended = np.isfinite(means).any(axis=0)  # rollouts in which some episode ended
-    return n_ended.cumsum()[ended], np.nanmean(means[:, ended], axis=0)
 
 
 def episodes_per_rollout(group: h5py.Group, config: dict) -> np.ndarray:
@@ -297,7 +280,8 @@ def bootstrap_interval(per_repeat: np.ndarray, n_samples: int = 2000) -> tuple[f
 def task_labels(config: dict, tasks: list[dict]) -> list[str]:
     """A heading, then for each task the values of those arguments that differ within the family."""
     family = env.list_tasks(config)
-    names = [name for name in family[0] if any(task.get(name) != family[0][name] for task in family)]
+    every = dict.fromkeys(name for task in family for name in task)
+    names = [name for name in every if any(task.get(name) != family[0].get(name) for task in family)]
 
     def shown(value: object) -> str:
         return f"{value:.3g}" if isinstance(value, float) else str(value)
@@ -331,7 +315,7 @@ def print_table(
     print(
         f"mean return over the last {n} episodes: {last.mean():.2f}, 95 % interval {low:.2f} to {high:.2f} (bootstrap over tasks and repeats)"
     )
-    if not np.isnan(optimal).any():
+    if (optimal > 0).all():
         low, high = bootstrap_interval(last / optimal[:, None])
         print(
             f"mean share of each task's optimum: {(last / optimal[:, None]).mean():.3f}, 95 % interval {low:.3f} to {high:.3f}"

@@ -58,6 +58,7 @@ class HistoryFile:
         self.observation_space, self.action_space = spaces or env.spaces(config)
         if not path.is_file():
             raise InputError(f"{path}: no such history file; collect it with: python collect.py")
+        file = None
         try:
             file = h5py.File(path, rdcc_nbytes=0)  # no cache of chunks: 1 MB per dataset, and pieces are whole chunks
             self._check_version(file)
@@ -81,9 +82,11 @@ class HistoryFile:
                 file.close()
             else:
                 self.arrays = stored
-        except InputError:
-            raise
         except Exception as error:  # h5py raises many types for damaged files
+            if file:
+                file.close()
+            if isinstance(error, InputError):
+                raise
             raise damaged(path, error) from None
 
     def _check_version(self, file: h5py.File) -> None:
@@ -107,12 +110,7 @@ class HistoryFile:
 
     def _check_env(self, file: h5py.File) -> None:
         """Refuse a file that says it was collected on another environment than the config's."""
-        try:
-            recorded = yaml.safe_load(file.attrs["config"])
-            told = [name for name in KEYS["env"] if name in recorded and name not in SPLIT_KEYS]
-        except (KeyError, TypeError, yaml.YAMLError):  # an older file, or another program's
-            return
-        if differing := differences(recorded, self.config, told, "in the config"):
+        if differing := env_differences(file, self.config):
             raise InputError(
                 f"{self.path}: was collected on another environment ({differing}); use the env config it was "
                 "collected with, or collect again"
@@ -197,8 +195,11 @@ class HistoryFile:
 
     def _regions(self, group: h5py.Group, n_steps: int) -> list[tuple[int, int]]:
         place, markers = f"{self.path}:{group.name}/compress_markers", group["compress_markers"][()]
-        if len(markers) != len(group["states"]):
-            raise InputError(f"{place}: has {len(markers)} steps, states has {len(group['states'])}; collect it again")
+        n_steps_held, n_streams = group["states"].shape[:2]
+        if markers.shape not in ((n_steps_held,), (n_steps_held, n_streams)):
+            raise InputError(
+                f"{place}: has shape {markers.shape}, states has {n_steps_held} steps of {n_streams} streams; collect it again"
+            )
         if markers.ndim == 2:  # one column per stream, in older files
             if (markers != markers[:, :1]).any():
                 raise InputError(f"{place}: differs between streams; the streams of a task share their rollouts")
@@ -282,6 +283,18 @@ class StoredArray:
 def soft_target_names(action_space: gym.Space) -> tuple[str, ...]:
     """The datasets that hold the source policy's distributions of such actions."""
     return ("action_probs",) if isinstance(action_space, gym.spaces.Discrete) else ("action_means", "action_stds")
+
+
+def env_differences(file: h5py.File, config: dict) -> str:
+    """In what the env that a file says it was collected on differs from the config's; empty if in nothing."""
+    try:
+        recorded = yaml.safe_load(file.attrs["config"])
+    except (KeyError, TypeError, AttributeError, yaml.YAMLError):  # an older file, or another program's
+        return ""
+    if not isinstance(recorded, dict):
+        return ""
+    told = [name for name in KEYS["env"] if name in recorded and name not in SPLIT_KEYS]
+    return differences(recorded, config, told, "in the config")
 
 
 def available_memory() -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,8 @@ class TrainingLog:
         Args:
             returns: (tasks, repeats, episodes). indices: of these tasks.
         """
-        if not returns.shape[-1]:  # episodes are longer than what was run
+        if not returns.shape[-1]:
+            print("no episode ended in the evaluation: episodes are longer than `horizon` says", file=sys.stderr)
             return
         n_last = max(1, returns.shape[-1] // 10)
         last = returns[..., -n_last:].mean(axis=(1, 2))  # (tasks,)
@@ -50,7 +52,7 @@ class TrainingLog:
         label = f"return over the last {n_last} episodes"
         values = np.full(len(tasks), np.nan)
         values[indices] = last
-        if None not in optimal:
+        if None not in optimal and min(optimal) > 0:
             values[indices] /= np.array(optimal)
             label += ", share of the optimum"
         self.results["return_last_episodes"] = float(last.mean())

@@ -16,7 +16,7 @@ def config_problems(config: dict) -> list[str]:
     if alg not in ALGORITHM:
         return [_unknown_algorithm(alg)]
     problems = [
-        f"{name}: {alg} does not read it, only {key.alg} does; leave it out"
+        f"{name}: {alg} does not read it, only {key.alg} does; leave it out, or use a config of {alg} under config/algorithm/"
         for name, key in KEYS["algorithm"].items()
         if not key.is_read(config) and config[name] is not None
     ]

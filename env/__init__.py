@@ -74,11 +74,20 @@ def config_problems(config: dict) -> list[str]:
         return problems
     try:
         observations, actions = spaces(config)
+        odd = [] if name in ENVIRONMENT else _tasks_of_other_spaces(config)
     except Exception as error:  # whatever a user's environment raises
         return [f"env: '{name}' cannot be made: {type(error).__name__}: {error}"]
-    return _space_problems("observation", observations, (Discrete, MultiDiscrete, Box)) + _space_problems(
-        "action", actions, (Discrete, Box)
-    )
+    problems = [f"env: task {task}: its observations or actions are not those of task 0" for task in odd[:1]]
+    problems += _space_problems("observation", observations, (Discrete, MultiDiscrete, Box))
+    return problems + _space_problems("action", actions, (Discrete, Box))
+
+
+def _tasks_of_other_spaces(config: dict) -> list[int]:
+    made = [make_env(config, task) for task in list_tasks(config)]
+    found = [(environment.observation_space, environment.action_space) for environment in made]
+    for environment in made:
+        environment.close()
+    return [task for task, both in enumerate(found) if both != found[0]]
 
 
 def _is_registered(name: str) -> bool:
@@ -134,6 +143,10 @@ def _space_problems(role: str, space: gym.Space, supported: tuple[type, ...]) ->
         return [f"env: its action space {space} has several axes; wrap it in one that has a single axis"]
     if np.any(getattr(space, "start", 0)):
         return [f"env: its {role} space {space} does not start at 0; wrap it in one that does"]
+    if isinstance(space, MultiDiscrete) and space.nvec.ndim > 1:
+        return [f"env: its {role} space {space} has several axes; wrap it in one that has a single axis"]
+    if role == "action" and isinstance(space, Box) and not (np.isfinite(space.low) & np.isfinite(space.high)).all():
+        return [f"env: its action space {space} has no finite bounds, as PPO needs; wrap it in one that has"]
     if is_image_space(space):
         return [f"env: its {role} space {space} is an image; wrap it in one that gives a vector"]
     return []
@@ -207,13 +220,14 @@ def make_source_env(config: dict, tasks: list[dict]) -> VecEnv:
 
 
 def max_episode_steps(config: dict) -> int:
-    """The most steps an episode can have: Gymnasium's own limit where there is one, else `horizon`."""
+    """The most steps an episode can have: Gymnasium's limit, or the environment's own `horizon`, or the config's."""
     if config["env"] in ENVIRONMENT:
         return config["horizon"]
     limits = []
     for task in list_tasks(config):
         made = make_env(config, task)
-        limits.append(made.spec.max_episode_steps or config["horizon"])
+        own = getattr(made.unwrapped, "horizon", None)  # of an environment that ends its episodes itself
+        limits.append(made.spec.max_episode_steps or own or config["horizon"])
         made.close()
     return max(limits)
 

@@ -60,7 +60,7 @@ class GridTask(gym.Env):
     def as_cell(self, name: str, cell: tuple[int, int]) -> tuple[int, int]:
         """`cell` as a tuple of integers, checked to lie in the grid."""
         cell = tuple(int(c) for c in cell)
-        if not all(0 <= c < self.grid_size for c in cell):
+        if len(cell) != 2 or not all(0 <= c < self.grid_size for c in cell):
             raise ValueError(f"{name} {cell} lies outside the {self.grid_size}x{self.grid_size} grid")
         return cell
 
@@ -157,6 +157,12 @@ class GridVecEnv(VecEnv):
         task = self.envs[i]
         task.cell, task.steps_taken = self.cells[i].copy(), int(self.steps_taken[i])
         return task
+
+    def image_at(self, i: int, cell: np.ndarray) -> np.ndarray:
+        """A picture of environment `i` with the agent on `cell`, such as the last one of an episode."""
+        task = self.scalar(i)
+        task.cell = cell
+        return task.render()
 
     def get_images(self):
         return [self.scalar(i).render() for i in range(self.num_envs)]

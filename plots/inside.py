@@ -10,8 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from torch import Tensor
+from torch.nn.functional import one_hot
 
-from model.tokens import Layout, TokenType
+from model.tokens import TokenType, layout_tokens
 from plots.style import BLUE, CURVES, GREY, ORANGE, SKY, YELLOW, draw_band, draw_curve, new_figure, styled
 
 TYPE_COLOURS = {TokenType.TRANSITION: "0.85", TokenType.COMPRESS_START: BLUE, TokenType.COMPRESS_END: ORANGE}
@@ -29,10 +31,10 @@ def plot_stream(states: np.ndarray, rewards: np.ndarray, regions: list[tuple[int
 
     Args:
         states: (T, entries). rewards: (T,).
-        regions: half-open (start, stop) of each region, as `find_regions` gives them.
+        regions: half-open (start, stop) of each region, as `find_regions` gives them; may be empty.
     """
     shown = regions[:n_regions]
-    steps = np.arange(shown[0][0], shown[-1][1])
+    steps = np.arange(shown[-1][1] if shown else min(len(states), 300))
     figure, (above, below) = new_figure(7.2, 3.6, 2, sharex=True, height_ratios=(2, 1))
     for entry in range(min(states.shape[1], len(CURVES))):
         draw_curve(above, entry, steps, states[steps, entry], f"state[{entry}]", width=0.9)
@@ -78,14 +80,17 @@ def plot_per_rollout(values: np.ndarray, task: int, label: str) -> Figure:
 
 
 @styled
-def plot_window(layout: Layout, targets: np.ndarray, is_target: np.ndarray) -> Figure:
-    """One window as the model sees it: a column per token.
+def plot_window(sample: dict[str, Tensor], config: dict) -> Figure:
+    """One window as the model sees it: a column per token, with its type, its position and its target.
+
+    Targets are the source's distribution; for continuous actions its mean; without it the action taken.
 
     Args:
-        layout: of a batch of this one window.
-        targets: (L, A) distribution that each step's output is compared with.
-        is_target: (L,) whether a step counts in the loss.
+        sample: one of an `ADDataset` with this config.
     """
+    layout = layout_tokens(sample["region_lengths"][None], config)
+    targets, label = _targets(sample)
+    is_target = np.arange(len(targets)) >= int(sample["target_from"])
     valid = layout.valid[0].numpy()
     types, steps = layout.types[0].numpy()[valid], layout.steps[0].numpy()[valid]
     positions = layout.positions[0].numpy()[valid]
@@ -96,10 +101,22 @@ def plot_window(layout: Layout, targets: np.ndarray, is_target: np.ndarray) -> F
     middle.set(ylabel="position")
     counts = (types == TokenType.TRANSITION) & is_target[steps]
     shown = np.where(counts[:, None], targets[steps], np.nan)
-    image = below.imshow(shown.T, aspect="auto", vmin=0, vmax=1)
+    image = below.imshow(shown.T, aspect="auto")
     below.set(xlabel="token", ylabel="action", yticks=range(targets.shape[1]))
-    figure.colorbar(image, ax=below, label="target probability", orientation="horizontal", shrink=0.5)
+    figure.colorbar(image, ax=below, label=label, orientation="horizontal", shrink=0.5)
     return figure
+
+
+def _targets(sample: dict[str, Tensor]) -> tuple[np.ndarray, str]:
+    """(L, A) targets of a window's steps, and what they are."""
+    if "action_probs" in sample:
+        return sample["action_probs"].float().numpy(), "target probability"
+    if "action_means" in sample:
+        return sample["action_means"].numpy(), "mean of the target"
+    actions = sample["actions"]
+    if actions.ndim == 1 and not actions.is_floating_point():
+        return one_hot(actions.long()).float().numpy(), "action taken"
+    return actions.reshape(len(actions), -1).numpy(), "action taken"
 
 
 def _draw_types(axes: Axes, types: np.ndarray) -> None:
@@ -118,20 +135,22 @@ def _draw_types(axes: Axes, types: np.ndarray) -> None:
 
 @styled
 def plot_paths(
-    cells: np.ndarray, returns: np.ndarray, goal: tuple[int, int], grid_size: int, episodes: list[int]
+    cells: list[np.ndarray], returns: np.ndarray, goal: tuple[int, int], grid_size: int, episodes: list[int]
 ) -> Figure:
     """The agent's way over the grid, one panel per episode.
 
     Args:
-        cells: (E, T, 2) cells acted from. returns: (E,).
+        cells: of each episode the (T, 2) cells acted from. returns: (E,).
         episodes: which to show, counted from 1.
     """
     columns = min(len(episodes), 5)
     rows = -(-len(episodes) // columns)
     figure, panels = new_figure(1.6 * columns, 1.85 * rows, rows, columns, squeeze=False)
-    jitter = np.random.default_rng(0).uniform(-0.18, 0.18, size=cells.shape[1:])  # tells repeated steps apart
+    rng = np.random.default_rng(0)
     for axes, episode in zip(panels.flat, episodes):
-        path = cells[episode - 1] + jitter
+        path = cells[episode - 1] + rng.uniform(
+            -0.18, 0.18, size=cells[episode - 1].shape
+        )  # tells repeated steps apart
         axes.plot(path[:, 1], path[:, 0], "-", color=BLUE, linewidth=0.9)
         axes.plot(path[0, 1], path[0, 0], "o", color=BLUE, markersize=4)
         axes.plot(goal[1], goal[0], "*", color=ORANGE, markersize=10, markeredgecolor="black", markeredgewidth=0.5)

@@ -84,9 +84,19 @@ def plot_per_task(values: np.ndarray, tasks: list[dict], label: str, framed: np.
         framed: (tasks,) True for those to point out, such as the held-out ones.
     """
     framed = np.zeros(len(tasks), dtype=bool) if framed is None else framed
-    if all(set(task) >= {"goal", "grid_size"} for task in tasks):
+    if _are_goals(tasks):
         return _plot_goals(values, np.array([task["goal"] for task in tasks]), tasks[0]["grid_size"], label, framed)
     return _plot_bars(values, label, framed)
+
+
+def _are_goals(tasks: list[dict]) -> bool:
+    """Whether every task is another cell of one grid."""
+    sizes, goals = {str(task.get("grid_size")) for task in tasks}, [task.get("goal") for task in tasks]
+    if len(sizes) > 1 or not all(isinstance(goal, (tuple, list)) and len(goal) == 2 for goal in goals):
+        return False
+    size = tasks[0].get("grid_size")
+    inside = [isinstance(c, int) and isinstance(size, int) and 0 <= c < size for goal in goals for c in goal]
+    return all(inside) and len(set(map(tuple, goals))) == len(goals)
 
 
 @styled

@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import tiny_config, write_file
+from torch.distributions import Normal
 
 import inspect_history
 from utils import InputError
@@ -41,20 +42,50 @@ def drop(place):
     return apply
 
 
-def set_attribute(file):
-    file["3"].attrs["mean_return_per_rollout"] = np.full(10, 0.25, dtype=np.float32)
+def attribute(name, value):
+    def apply(file):
+        file["3"].attrs[name] = value
+
+    return apply
+
+
+def shorten(file):
+    for name in list(file["3"]):
+        values = file["3"][name][:60]
+        del file["3"][name]
+        file["3"][name] = values
+    file["3"].attrs["mean_return_per_rollout"] = file["3"].attrs["mean_return_per_rollout"][:5]
+
+
+def markers_of_two_streams(file):
+    markers = file["3/compress_markers"][()]
+    del file["3/compress_markers"]
+    file["3/compress_markers"] = np.stack([markers, markers], axis=1)
+
+
+def not_a_group(file):
+    del file["3"]
+    file["3"] = np.zeros(4)
 
 
 DAMAGE = {
     "a marker is missing": (change("compress_markers", 12, 0), "/3/compress_markers: .*step 12"),
     "a region is too long": (change("compress_markers", 11, 0), "/3/compress_markers"),
     "no marker value": (change("compress_markers", 5, 7), "marker 7, expected 0, 1 or 2"),
+    "markers of too few streams": (markers_of_two_streams, r"/3/compress_markers: has shape \(120, 2\)"),
     "not a number": (change("rewards", (7, 2), np.nan), r"/3/rewards: value nan at \(7, 2\)"),
+    "one reward": (change("rewards", (7, 2), 3), "/3: mean_return_per_rollout is not what the rewards give"),
     "no probability distribution": (change("action_probs", (4, 1), 0.5), r"/3/action_probs: at \(4, 1\) they sum to 2.5"),
     "a state outside the grid": (change("states", (30, 0), 9), "/3/states: value 9"),
+    "a terminal state outside the grid": (change("next_states", (5, 0), 9), "/3/next_states: value 9"),
     "a gap": (change("next_states", (8, 3), (2, 2)), "/3: 1 gap.*step 8 of stream 3"),
-    "rewards that do not add up": (set_attribute, "/3: mean_return_per_rollout"),
+    "another goal": (attribute("goal", [2, 2]), r"/3: goal is \[2, 2\], expected \[1, 0\]"),
+    "another optimum": (attribute("optimal_return", 1.0), "/3: optimal_return is 1.0, expected 6.0"),
+    "an optimum in words": (attribute("optimal_return", "six"), "/3: optimal_return 'six': expected a number"),
+    "returns of other rollouts": (attribute("mean_return_per_rollout", [1.0, 2.0]), "has 2 entries, expected 10"),
+    "a shorter task": (shorten, "/3: has 60 steps of 16 streams, expected 120 of 16"),
     "a task is missing": (drop("3"), r"tasks \[3\] are missing"),
+    "a task is no group": (not_a_group, "/3: is no group"),
     "a dataset is missing": (drop("3/action_probs"), "action_probs: in some tasks only"),
     "no states": (drop("3/states"), "lacks the dataset states"),
 }  # fmt: skip
@@ -110,10 +141,25 @@ def test_what_is_no_history_file_is_told(tmp_path):
 def test_summaries_per_rollout():
     rewards = np.array([[1.0], [2.0], [4.0], [8.0], [16.0], [32.0]])
     dones = np.array([[False], [True], [False], [False], [True], [False]])
-    regions = [(0, 2), (2, 4), (4, 6)]
-    returns = inspect_history.returns_per_rollout(rewards, dones, regions)
-    np.testing.assert_array_equal(returns, [3.0, np.nan, 28.0])
     probs = np.array([[[0.5, 0.5]], [[1.0, 0.0]], [[0.5, 0.5]], [[0.5, 0.5]], [[1.0, 0.0]], [[1.0, 0.0]]])
-    np.testing.assert_allclose(
-        inspect_history.entropy_per_rollout(probs, regions), [np.log(2) / 2, np.log(2), 0.0], atol=1e-9
-    )
+    group, regions = {"rewards": rewards, "dones": dones, "action_probs": probs}, [(0, 2), (2, 4), (4, 6)]
+    np.testing.assert_array_equal(inspect_history.returns_per_rollout(group, regions), [3.0, np.nan, 28.0])
+    entropies = inspect_history.entropy_per_rollout(group, regions)
+    np.testing.assert_allclose(entropies, [np.log(2) / 2, np.log(2), 0.0], atol=1e-9)
+    gaussian = inspect_history.entropy_per_rollout({"action_stds": np.full((6, 1, 2), 0.5)}, regions)
+    expected = 2 * Normal(0.0, 0.5).entropy().item()
+    np.testing.assert_allclose(gaussian, [expected] * 3, rtol=1e-6)
+
+
+def test_flipped_bytes_never_end_in_a_traceback(path, capsys):
+    """Any damage is a problem, a message, or hits bytes that hold nothing."""
+    raw, rng = np.fromfile(path, np.uint8), np.random.default_rng(0)
+    for _ in range(25):
+        damaged = raw.copy()
+        start = rng.integers(len(raw))
+        damaged[start : start + 4] = rng.integers(256, size=len(damaged[start : start + 4]))
+        damaged.tofile(path)
+        try:
+            assert inspect_history.main([str(path)]) in (0, 1)
+        except InputError as error:
+            assert str(path) in str(error)

@@ -1,34 +1,50 @@
-"""The notebooks run from a clean kernel, and are committed with their outputs."""
+"""The notebooks run from a clean kernel, on other files too, and are committed with their outputs."""
 
 import os
 
 import nbformat
 import pytest
+from conftest import tiny_config, write_file
 from nbclient import NotebookClient
 
-from utils import ROOT
+from model import AD
+from utils import ROOT, save_checkpoint
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+HISTORY, CONTEXT = ROOT / "notebooks" / "inspect_history.ipynb", ROOT / "notebooks" / "inspect_context.ipynb"
 pytestmark = pytest.mark.slow
 
 
-def figures(notebook) -> list[str]:
+def n_figures(notebook) -> int:
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs(path, tiny_histories, monkeypatch):
-    monkeypatch.setenv("HISTORY", str(tiny_histories / "history_darkroom_PPO_alg-seed42.hdf5"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def execute(path, monkeypatch, **environment):
+    for name, value in {"OMP_NUM_THREADS": "1", **environment}.items():
+        monkeypatch.setenv(name, str(value))
+    resources = {"metadata": {"path": str(path.parent)}}
+    return NotebookClient(nbformat.read(path, as_version=4), timeout=300, resources=resources).execute()
+
+
+@pytest.mark.parametrize("path", [HISTORY, CONTEXT], ids=lambda path: path.stem)
+def test_it_runs_and_is_committed_with_its_outputs(path, tiny_histories, monkeypatch):
     committed = nbformat.read(path, as_version=4)
     counts = [cell.execution_count for cell in committed.cells if cell.cell_type == "code"]
     assert counts == list(range(1, len(counts) + 1)), "run it from a clean kernel before committing it"
-    executed = NotebookClient(
-        nbformat.read(path, as_version=4),
-        timeout=300,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(path.parent)}},
-    ).execute()
-    assert len(figures(executed)) == len(figures(committed)) >= 4
     assert os.fspath(ROOT) not in path.read_text(), "its outputs name a folder of the machine that ran it"
+    history = tiny_histories / "history_darkroom_PPO_alg-seed42.hdf5"
+    executed = execute(path, monkeypatch, HISTORY=history)
+    assert n_figures(executed) == n_figures(committed) == 4
+
+
+def test_an_older_file_shows_what_it_has(tmp_path, monkeypatch):
+    path = write_file(tmp_path / "old.hdf5", tiny_config(), 24, 3, dones=None, action_probs=None, compress_markers=None)
+    assert n_figures(execute(HISTORY, monkeypatch, HISTORY=path)) == 1  # the stream
+
+
+def test_a_model_of_another_family_shows_what_it_has(tmp_path, monkeypatch):
+    """Real-valued actions, no goal cell, no known optimum."""
+    ranges = ["env=Pendulum-v1", "env_kwargs={max_episode_steps: 8}", "task_ranges={g: [4, 12]}", "n_tasks=2"]
+    config = tiny_config(*ranges, "train_env_ratio=0.5")
+    save_checkpoint(tmp_path / "ckpt-1.pt", {"config": config, "model": AD(config).state_dict(), "update": 1})
+    assert n_figures(execute(CONTEXT, monkeypatch, CKPT=tmp_path / "ckpt-1.pt")) == 3  # all but the paths
