@@ -340,3 +340,20 @@ class TupleSpace(gym.Env):
 
     def reset(self, seed=None, options=None):
         return (0,), {}
+
+
+def test_what_ppo_cannot_take_is_told_before_any_work(config):
+    class Odd(gym.Env):
+        observation_space, action_space = gym.spaces.Discrete(2), gym.spaces.Box(-np.inf, np.inf, (1,))
+
+        def __init__(self, size=2):
+            self.observation_space = gym.spaces.MultiDiscrete(np.full((2, size), 3))
+
+    gym.register("Odd-v0", Odd)
+    problems = " ".join(env.config_problems(config | {"env": "Odd-v0", "task_kwargs": [{}, {"size": 3}]}))
+    assert "several axes" in problems and "no finite bounds" in problems and "task 1: its observations" in problems
+
+
+def test_an_environments_own_horizon_is_known(config):
+    large = config | {"env": "DarkroomLarge-v0", "task_kwargs": [{"goal": (0, 0)}, {"goal": (1, 1), "horizon": 60}]}
+    assert env.max_episode_steps(large) == 60

@@ -68,8 +68,8 @@ def test_a_film_shows_chosen_episodes_of_every_task(tiny_histories, tmp_path):
     path = train_in(tmp_path, tiny_histories, "train_env_ratio=0.7")[-1]
     evaluate_in(path, "--episodes", "3", "--repeats", "2", "--render")
     with Image.open(tmp_path / "eval-test.gif") as film:
-        assert film.n_frames == 3 * 6  # episodes 1, 2 and 3 of 6 steps
-        first, last = (np.asarray(film.convert("RGB")) for _ in map(film.seek, (0, 17)))
+        assert film.n_frames == 3 * 7  # episodes 1, 2 and 3: six steps and the end
+        first, last = (np.asarray(film.convert("RGB")) for _ in map(film.seek, (0, 20)))
     assert first.shape == last.shape and (first != last).any()
 
 

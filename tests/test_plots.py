@@ -8,9 +8,8 @@ from conftest import tiny_config
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import env
-import evaluate
-from env.darkroom import Darkroom, DarkroomVecEnv
-from plots.frames import FrameRecorder, save_film
+from env.darkroom import Darkroom, DarkroomHard, DarkroomHardVecEnv, DarkroomVecEnv
+from plots.frames import FrameRecorder, check_renders, save_film
 from plots.returns import plot_per_task, plot_returns
 from plots.style import save_figure
 from utils import InputError
@@ -55,11 +54,28 @@ def test_the_recorder_keeps_the_chosen_episodes(batched, tmp_path):
     recorder.reset()
     for _ in range(12):
         recorder.step(np.array([4, 4]))  # both stay where they start: on the second one's goal
-    assert [len(frames) for frames in recorder.frames[2]] == [4, 4]
-    assert recorder.returns[2] == [[0, 0, 0, 0], [0, 1, 2, 3]]
+    assert [len(frames) for frames in recorder.frames[2]] == [5, 5]  # four steps, and how it ended
+    assert recorder.returns[2] == [[0, 0, 0, 0, 0], [0, 1, 2, 3, 4]]
     assert recorder.frames[2][0][0].shape == recorder.frames[2][1][0].shape and recorder.frames[2][0][0].ndim == 3
     save_film(recorder, ["far", "near"], tmp_path / "film.gif")
     assert (tmp_path / "film.gif").read_bytes().startswith(b"GIF")
+
+
+def test_a_film_shows_how_an_episode_ended():
+    """The batched grids draw the terminal cell, which the environment has already left."""
+    recorder = FrameRecorder(DarkroomHardVecEnv([{"goal": (0, 1), "grid_size": 3, "horizon": 4}], "rgb_array"), [1])
+    recorder.reset()
+    recorder.step(np.array([1]))  # from the centre up, onto the goal
+    expected = DarkroomHard((0, 1), 3, 4, render_mode="rgb_array")
+    expected.cell = np.array([0, 1])
+    np.testing.assert_array_equal(recorder.frames[1][0][-1], expected.render())
+    assert recorder.returns[1] == [[0, 1]]
+
+
+@pytest.mark.parametrize("goals", [[0, 1], [(0, 0), (0, 0)], [(0, 0), (3, 0)], [(0, 0), (0.5, 0)], [None, (0, 0)]])
+def test_goals_that_are_no_cells_become_bars(goals):
+    tasks = [{"goal": goal, "grid_size": 3} for goal in goals]
+    assert not plot_per_task(np.array([1.0, 2.0]), tasks, "return").axes[0].images
 
 
 def test_an_environment_that_draws_nothing_is_told():
@@ -71,4 +87,4 @@ def test_an_environment_that_draws_nothing_is_told():
 
     gym.register("Dark-v0", Dark, max_episode_steps=5)
     with pytest.raises(InputError, match="--render: env 'Dark-v0' cannot be drawn"):
-        evaluate.check_renders(tiny_config() | {"env": "Dark-v0"}, {})
+        check_renders(tiny_config() | {"env": "Dark-v0"}, {})
