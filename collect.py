@@ -209,12 +209,16 @@ def collect_tasks(config: dict, tasks: list[int], parts: Path, log_dir: Path, ra
     if method == "forkserver":
         context.set_forkserver_preload(["collect"])  # import torch and SB3 once, not once per task
     n_process = config["n_process"] or max(1, n_cores() // ranks.n_local)
-    waiting, running, failures = list(tasks), {}, {}
+    waiting, running, failures, interrupts = list(tasks), {}, {}, []
+    # A flag, since a KeyboardInterrupt raised wherever the code happens to be can get lost in a destructor
+    handler = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
     with tqdm(
         total=len(tasks), desc="collect", unit="task", mininterval=BAR_SECONDS, disable=not ranks.is_first
     ) as bar:
         try:
             while waiting or running:
+                if interrupts:
+                    raise KeyboardInterrupt
                 while waiting and len(running) < n_process:
                     task = waiting.pop(0)
                     receiver, sender = context.Pipe(duplex=False)
@@ -222,7 +226,7 @@ def collect_tasks(config: dict, tasks: list[int], parts: Path, log_dir: Path, ra
                     worker.start()
                     sender.close()
                     running[worker.sentinel] = (task, worker, receiver)
-                for sentinel in wait(list(running)):
+                for sentinel in wait(list(running), timeout=0.2):
                     task, worker, receiver = running.pop(sentinel)
                     worker.join()
                     if worker.exitcode == 0:
@@ -230,7 +234,10 @@ def collect_tasks(config: dict, tasks: list[int], parts: Path, log_dir: Path, ra
                     else:
                         failures[task] = failure_cause(worker, receiver)
                     bar.update()
+            if interrupts:  # while the last one finished
+                raise KeyboardInterrupt
         finally:
+            signal.signal(signal.SIGINT, handler)
             for _, worker, _ in running.values():
                 worker.terminate()
                 worker.join()

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import set_flags, tiny_config
 from faults import (
     COLLECT,
     HISTORY,
@@ -82,7 +82,14 @@ def test_a_killed_worker_is_reported_and_the_others_finish(tmp_path):
 
 
 def test_ctrl_c_stops_collection_cleanly(tmp_path):
-    command = [*COLLECT, "--traj-dir", str(tmp_path), "--log-dir", str(tmp_path / "logs"), "--set", "n_process=2"]
+    command = [
+        *COLLECT,
+        "--traj-dir",
+        str(tmp_path),
+        "--log-dir",
+        str(tmp_path / "logs"),
+        *set_flags("n_process=2", "total_source_timesteps=9600"),
+    ]
     parts = tmp_path / f".{HISTORY}.parts"
     process = start(command)
     wait_until(lambda: any(parts.glob("*.hdf5")), process)
