@@ -114,7 +114,7 @@ def best_standard() -> dict[str, Scores]:
     found = {}
     for name, label in {
         "standard-80": "80 steps", "standard-160": "160 steps", "standard-320": "320 steps",
-        "standard-full": "full history",
+        "standard-full": "full history (480 steps)",
     }.items():  # fmt: skip
         options = [Scores(name, f"temperature-{t}") for t in ("0.6", "1.0")]
         options = [scores for scores in options if scores.n_seeds]
