@@ -217,8 +217,6 @@ def collect_tasks(config: dict, tasks: list[int], parts: Path, log_dir: Path, ra
     ) as bar:
         try:
             while waiting or running:
-                if interrupts:
-                    raise KeyboardInterrupt
                 while waiting and len(running) < n_process:
                     task = waiting.pop(0)
                     receiver, sender = context.Pipe(duplex=False)
@@ -234,8 +232,8 @@ def collect_tasks(config: dict, tasks: list[int], parts: Path, log_dir: Path, ra
                     else:
                         failures[task] = failure_cause(worker, receiver)
                     bar.update()
-            if interrupts:  # while the last one finished
-                raise KeyboardInterrupt
+                if interrupts:
+                    raise KeyboardInterrupt
         finally:
             signal.signal(signal.SIGINT, handler)
             for _, worker, _ in running.values():

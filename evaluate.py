@@ -129,7 +129,8 @@ def main(argv: list[str] | None = None) -> int:
     indices = env.split_tasks(config)[args.mode]
     if not indices:
         raise InputError(f"--mode {args.mode}: has no tasks, since train_env_ratio is {config['train_env_ratio']}")
-    tasks = [env.list_tasks(config)[i] for i in indices]
+    family = env.list_tasks(config)
+    tasks = [family[i] for i in indices]
     if args.render:
         check_renders(config, tasks[0])
     seed = args.seed + ranks.rank  # ranks act independently
@@ -163,7 +164,8 @@ def main(argv: list[str] | None = None) -> int:
     n_seen = sum(task in trained for task in tasks)
     if n_seen and args.mode == "test":
         print(f"note: the model was trained on {n_seen} of these {len(indices)} tasks")
-    print_table(indices, task_labels(config, tasks), returns, optimal, float(random_returns.mean()))
+    labels = env.task_labels(tasks, family)
+    print_table(indices, labels, returns, optimal, float(random_returns.mean()))
     out = Path(args.out) if args.out else path.parent / f"eval-{args.mode}"
     write_results(out, indices, returns, optimal, random_returns, settings)
     curves = {f"AD, {mode}": returns.reshape(-1, returns.shape[-1])}
@@ -176,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"wrote {out}.npz and {out}.png")
     if args.render:
         recorder = film_tasks(model, config, tasks, args.episodes, args.seed)
-        save_film(recorder, task_labels(config, tasks)[1:], out.with_name(out.name + ".gif"))
+        save_film(recorder, labels[1:], out.with_name(out.name + ".gif"))
         print(f"wrote {out}.gif: episodes {', '.join(map(str, recorder.episodes))}")
     return 0
 
@@ -277,26 +279,13 @@ def bootstrap_interval(per_repeat: np.ndarray, n_samples: int = 2000) -> tuple[f
     return float(low), float(high)
 
 
-def task_labels(config: dict, tasks: list[dict]) -> list[str]:
-    """A heading, then for each task the values of those arguments that differ within the family."""
-    family = env.list_tasks(config)
-    every = dict.fromkeys(name for task in family for name in task)
-    names = [name for name in every if any(task.get(name) != family[0].get(name) for task in family)]
-
-    def shown(value: object) -> str:
-        return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-    rows = [[shown(task.get(name, "-")) for name in names] for task in tasks]
-    return ["; ".join(row) or "-" for row in [names, *rows]]
-
-
 def print_table(
     indices: list[int], labels: list[str], returns: np.ndarray, optimal: np.ndarray, random_return: float
 ) -> None:
     """One line per task and one for the mean; first and last stand for a tenth of the episodes, at most 10.
 
     Args:
-        labels: a heading, then one per task, as `task_labels` gives them.
+        labels: a heading, then one per task, as `env.task_labels` gives them.
     """
     width, (heading, *labels) = max(10, *map(len, labels)), labels
     n = min(10, max(1, returns.shape[-1] // 10))

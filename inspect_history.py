@@ -18,12 +18,12 @@ import yaml
 import env
 from algorithm.utils import REGION_START, find_regions
 from history_file import HistoryFile, damaged
+from model.ad import returns_per_env
 from utils import KEYS, InputError, one_line, run_script
 
-FIRST, LAST = 0, -1
 SUM_TOLERANCE = 0.01  # of probabilities: float16 keeps three digits
 RETURN_TOLERANCE = 1e-5  # relative, of attributes that hold returns as float32
-RETURNS = ("optimal_return", "mean_return_per_rollout")  # attributes; those of a task's parameters come before
+OUTCOMES = ("optimal_return", "mean_return_per_rollout")  # attributes; all others but `seed` are task parameters
 DEFAULTS = {name: key.default for section in ("env", "model") for name, key in KEYS[section].items()}
 
 
@@ -142,10 +142,9 @@ def returns_per_rollout(group: h5py.Group, regions: list[tuple[int, int]]) -> np
     """
     if "dones" not in group:
         return np.zeros(0)
-    cumulative, dones = group["rewards"][()].cumsum(axis=0, dtype=np.float64), group["dones"][()].astype(bool)  # (T, E)
-    ends = [np.flatnonzero(column) for column in dones.T]
-    returns = np.concatenate([np.diff(cumulative[at, e], prepend=0.0) for e, at in enumerate(ends)])
-    ends = np.concatenate(ends)
+    dones = group["dones"][()].astype(bool)  # (T, E)
+    returns = np.concatenate(returns_per_env(group["rewards"][()], dones))
+    ends = np.concatenate([np.flatnonzero(column) for column in dones.T])
     in_region = [returns[(ends >= start) & (ends < stop)] for start, stop in regions]
     return np.array([values.mean() if len(values) else np.nan for values in in_region])
 
@@ -212,7 +211,7 @@ def inspect_task(path: Path, file: h5py.File, origin: Origin, task: int) -> Task
 def look_at_attributes(path: Path, group: h5py.Group, origin: Origin, report: TaskReport) -> Iterable[str]:
     """Whether the attributes are those of this task in the env."""
     attributes = {name: np.asarray(value) for name, value in group.attrs.items()}
-    report.parameters = {n: v.tolist() for n, v in attributes.items() if n not in ("seed", *RETURNS)}
+    report.parameters = {n: v.tolist() for n, v in attributes.items() if n not in ("seed", *OUTCOMES)}
     optimal = attributes.get("optimal_return")
     if optimal is not None and (optimal.size != 1 or not np.issubdtype(optimal.dtype, np.number)):
         yield f"{path}:{group.name}: optimal_return {optimal.tolist()!r}: expected a number"
@@ -273,7 +272,7 @@ def look_at_regions(path: Path, group: h5py.Group, origin: Origin, report: TaskR
     except ValueError:  # told by `look_as_training_does`
         return
     expected = region_length(origin, group)
-    start, stop = report.regions[LAST]
+    start, stop = report.regions[-1]
     if stop - start < expected:
         report.notes.append(f"{path}:{group.name}: the last region is unfinished: {stop - start} of {expected} steps")
     n_stream, total = origin.recorded.get("n_stream"), origin.recorded.get("total_source_timesteps")
@@ -295,7 +294,7 @@ def look_at_learning(path: Path, group: h5py.Group, origin: Origin, report: Task
     if "action_probs" in group:
         sums = group["action_probs"][()].sum(axis=-1, dtype=np.float64)
         if (wrong := np.argwhere(~(np.abs(sums - 1) <= SUM_TOLERANCE))).size:
-            step, stream = (int(i) for i in wrong[FIRST])
+            step, stream = (int(i) for i in wrong[0])
             yield f"{path}:{group.name}/action_probs: at {(step, stream)} they sum to {sums[step, stream]:.3f}"
     told = np.atleast_1d(group.attrs.get("mean_return_per_rollout", report.returns))
     finished = report.returns[: len(told)]
@@ -315,7 +314,7 @@ def look_for_gaps(path: Path, group: h5py.Group, origin: Origin, report: TaskRep
     differs = (states[1:] != after[:-1]).any(axis=tuple(range(2, states.ndim)))
     gaps = np.argwhere(differs & ~group["dones"][:-1].astype(bool))
     if len(gaps):
-        step, stream = (int(i) for i in gaps[FIRST])
+        step, stream = (int(i) for i in gaps[0])
         yield (
             f"{path}:{group.name}: {len(gaps)} gap(s): the first after step {step} of stream {stream}, whose next state is "
             f"{after[step, stream].tolist()}, but the history goes on at {states[step + 1, stream].tolist()}"
@@ -329,7 +328,7 @@ def compare_tasks(path: Path, file: h5py.File, origin: Origin) -> Iterable[str]:
     if missing := sorted(set(expected) - set(tasks)):
         yield f"{path}: tasks {missing} are missing; collect it again"
     groups = [group for task in tasks if isinstance(group := file.get(str(task)), h5py.Group)]
-    for names in ([set(group) for group in groups], [set(group.attrs) & set(RETURNS) for group in groups]):
+    for names in ([set(group) for group in groups], [set(group.attrs) & set(OUTCOMES) for group in groups]):
         if groups and (some := sorted(set.union(*names) - set.intersection(*names))):
             yield f"{path}: {', '.join(some)}: in some tasks only; collect it again"
 
@@ -347,7 +346,7 @@ def print_facts(path: Path, file: h5py.File, origin: Origin) -> None:
     print(", ".join(f"{name} {origin.recorded[name]}" for name in names if name in origin.recorded))
     if isinstance(versions := file.attrs.get("versions"), str):
         print(", ".join(versions.replace(":", "").splitlines()))
-    first = file[str(task_numbers(file)[FIRST])]
+    first = file[str(task_numbers(file)[0])]
     arrays = {name: data for name, data in first.items() if isinstance(data, h5py.Dataset)}
     print(f"\n{'dataset':<18} {'shape of a task':<18} {'dtype':<8} bytes in the file, of those in memory")
     for name, data in arrays.items():
@@ -357,10 +356,8 @@ def print_facts(path: Path, file: h5py.File, origin: Origin) -> None:
 
 def print_tasks(reports: list[TaskReport]) -> None:
     """One line per task."""
-    names = list(dict.fromkeys(name for report in reports for name in report.parameters))
-    differing = [n for n in names if any(r.parameters.get(n) != reports[FIRST].parameters.get(n) for r in reports)]
-    labels = [" ".join(shown(report.parameters.get(name, "-")) for name in differing) or "-" for report in reports]
-    heading = " ".join(differing) or "task"
+    parameters = [report.parameters for report in reports]
+    heading, *labels = env.task_labels(parameters, parameters)
     width = max(12, len(heading), *map(len, labels))
     print(
         f"\n{'task':>5}  {heading:<{width}} {'steps':>6} {'streams':>7} {'regions':>7} {'return, first to last':>22} "
@@ -374,14 +371,10 @@ def print_tasks(reports: list[TaskReport]) -> None:
     print()
 
 
-def shown(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def ends(values: np.ndarray) -> str:
     """The first and the last finite value."""
     values = values[np.isfinite(values)]
-    return f"{values[FIRST]:.2f} to {values[LAST]:.2f}" if len(values) else "-"
+    return f"{values[0]:.2f} to {values[-1]:.2f}" if len(values) else "-"
 
 
 if __name__ == "__main__":

@@ -261,7 +261,8 @@ def train(run: Run) -> int:
                 run.save(on_test)
         if due("eval_interval") and "test" in run.datasets:
             held_out = env.split_tasks(config)["test"]
-            tasks = [env.list_tasks(config)[i] for i in held_out]
+            family = env.list_tasks(config)
+            tasks = [family[i] for i in held_out]
             returns = evaluate_tasks(
                 run.model, config, tasks, config["eval_repeats"], config["eval_episodes"], config["train_seed"]
             )

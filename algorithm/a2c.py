@@ -5,6 +5,8 @@ from __future__ import annotations
 from stable_baselines3 import A2C
 from stable_baselines3.common.vec_env import VecEnv
 
+from algorithm.settings import shared_settings
+
 
 class A2CWrapper(A2C):
     """SB3's A2C with the settings of config/algorithm/a2c_*.yaml; one gradient step per rollout.
@@ -16,16 +18,6 @@ class A2CWrapper(A2C):
         super().__init__(
             "MlpPolicy",
             env,
-            learning_rate=config["source_lr"],
-            n_steps=config["n_steps"],
-            gamma=config["gamma"],
-            gae_lambda=config["gae_lambda"],
-            ent_coef=config["ent_coef"],
-            vf_coef=config["vf_coef"],
-            max_grad_norm=config["max_grad_norm"],
+            **shared_settings(config, seed, log_dir),
             normalize_advantage=True,  # as PPO does; sparse rewards give small advantages
-            policy_kwargs={"net_arch": list(config["net_arch"])},
-            tensorboard_log=log_dir,
-            seed=seed,
-            device="cpu",  # small networks: a GPU only adds transfers
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
+from algorithm.settings import shared_settings
+
 
 class PPOWrapper(PPO):
     """SB3's PPO with the settings of config/algorithm/ppo_*.yaml.
@@ -20,18 +22,8 @@ class PPOWrapper(PPO):
         super().__init__(
             "MlpPolicy",
             env,
-            learning_rate=config["source_lr"],
-            n_steps=config["n_steps"],
+            **shared_settings(config, seed, log_dir),
             batch_size=config["batch_size"],
             n_epochs=config["n_epochs"],
-            gamma=config["gamma"],
-            gae_lambda=config["gae_lambda"],
             clip_range=config["clip_range"],
-            ent_coef=config["ent_coef"],
-            vf_coef=config["vf_coef"],
-            max_grad_norm=config["max_grad_norm"],
-            policy_kwargs={"net_arch": list(config["net_arch"])},
-            tensorboard_log=log_dir,
-            seed=seed,
-            device="cpu",  # small networks: a GPU only adds transfers
         )

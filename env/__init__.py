@@ -169,6 +169,18 @@ def list_tasks(config: dict) -> list[dict]:
     return [family[i] for i in order[: config["n_tasks"]]]
 
 
+def task_labels(tasks: list[dict], family: list[dict]) -> list[str]:
+    """A heading, then for each task the values of those arguments that differ within the family."""
+    every = dict.fromkeys(name for task in family for name in task)
+    names = [name for name in every if any(task.get(name) != family[0].get(name) for task in family)]
+
+    def shown(value: object) -> str:
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    rows = [[shown(task.get(name, "-")) for name in names] for task in tasks]
+    return ["; ".join(row) or "-" for row in [names, *rows]]
+
+
 def _whole_family(config: dict) -> list[dict]:
     if config["env"] in ENVIRONMENT:
         return ENVIRONMENT[config["env"]].tasks(config)

@@ -212,7 +212,12 @@ def episode_returns(rewards: np.ndarray, dones: np.ndarray) -> np.ndarray:
     Returns:
         (N, episodes), cut to the number of episodes that every environment finished.
     """
-    cumulative = rewards.cumsum(axis=0, dtype=np.float64)
-    per_env = [np.diff(cumulative[dones[:, n], n], prepend=0.0) for n in range(rewards.shape[1])]
+    per_env = returns_per_env(rewards, dones)
     n_episodes = min(len(returns) for returns in per_env)
     return np.stack([returns[:n_episodes] for returns in per_env])
+
+
+def returns_per_env(rewards: np.ndarray, dones: np.ndarray) -> list[np.ndarray]:
+    """Returns of all finished episodes, (episodes,) of each environment; arguments as in `episode_returns`."""
+    cumulative = rewards.cumsum(axis=0, dtype=np.float64)
+    return [np.diff(cumulative[dones[:, n], n], prepend=0.0) for n in range(rewards.shape[1])]

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from model.ad import AD
 
 N_COLOURS = 64  # of a GIF's palette; pictures of grids have fewer
-
-
 FILMED_EPISODES = (1, 2, 5, 10, 20)
 MOST_TASKS = 9  # side by side
 MOST_PIXELS = 200  # of a picture's longer side; larger ones are thinned

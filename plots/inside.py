@@ -148,9 +148,8 @@ def plot_paths(
     figure, panels = new_figure(1.6 * columns, 1.85 * rows, rows, columns, squeeze=False)
     rng = np.random.default_rng(0)
     for axes, episode in zip(panels.flat, episodes):
-        path = cells[episode - 1] + rng.uniform(
-            -0.18, 0.18, size=cells[episode - 1].shape
-        )  # tells repeated steps apart
+        path = cells[episode - 1]
+        path = path + rng.uniform(-0.18, 0.18, size=path.shape)  # tells repeated steps apart
         axes.plot(path[:, 1], path[:, 0], "-", color=BLUE, linewidth=0.9)
         axes.plot(path[0, 1], path[0, 0], "o", color=BLUE, markersize=4)
         axes.plot(goal[1], goal[0], "*", color=ORANGE, markersize=10, markeredgecolor="black", markeredgewidth=0.5)

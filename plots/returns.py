@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from plots.style import GREY, ORANGE, draw_band, draw_curve, draw_levels, new_figure, styled
+from plots.style import GREY, ORANGE, draw_band, draw_curve, draw_levels, draw_source, new_figure, styled
 
 
 @styled
@@ -29,7 +29,7 @@ def plot_returns(
         draw_curve(axes, number, episodes, mean, name)
         draw_band(axes, number, episodes, mean - half, mean + half)
     if source is not None:
-        axes.plot(*source, "o-", color="black", markersize=2.5, linewidth=0.8, label="source, per stream")
+        draw_source(axes, *source, "source, per stream")
     draw_levels(axes, levels or {})
     axes.set(xlabel="episode in context", ylabel="return", xlim=(0, max(r.shape[1] for r in curves.values())))
     axes.legend()
@@ -65,9 +65,7 @@ def plot_study(
         if number == 0:  # one band is readable, five are not; the tables give the other intervals
             draw_band(axes, number, episodes, *np.quantile(picked, (0.025, 0.975), axis=0))
     if source is not None:
-        axes.plot(
-            source["episodes"], source["returns"], "o-", color="black", markersize=2.5, linewidth=0.8, label="source PPO"
-        )  # fmt: skip
+        draw_source(axes, source["episodes"], source["returns"], "source PPO")
     draw_levels(axes, levels)
     axes.set(xlabel="episode in context", ylabel="return on held-out goals", xlim=(0, n_episodes))
     axes.legend(loc="center right")

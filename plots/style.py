@@ -59,6 +59,11 @@ def draw_levels(axes: Axes, levels: dict[str, float]) -> None:
         axes.axhline(level, color=GREY, linestyle=line, linewidth=1, label=name)
 
 
+def draw_source(axes: Axes, episodes: np.ndarray, returns: np.ndarray, label: str) -> None:
+    """The source algorithm's returns, in black."""
+    axes.plot(episodes, returns, "o-", color="black", markersize=2.5, linewidth=0.8, label=label)
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, in one step."""
     make_folder(path.parent)

@@ -131,9 +131,9 @@ def test_episodes_of_different_lengths_train(count_histories):
 
 def test_labels_tell_what_differs_between_tasks():
     config = tiny_config(*COUNT)
-    assert evaluate.task_labels(config, env.list_tasks(config)[:2]) == ["length", "3", "5"]
+    assert env.task_labels(env.list_tasks(config)[:2], env.list_tasks(config)) == ["length", "3", "5"]
     config |= {"env": "Pendulum-v1", "task_kwargs": [], "task_ranges": {"g": [4, 12]}, "n_tasks": 3}
-    heading, *labels = evaluate.task_labels(config, env.list_tasks(config))
+    heading, *labels = env.task_labels(env.list_tasks(config), env.list_tasks(config))
     assert heading == "g" and [float(label) for label in labels] == pytest.approx([9.1, 6.16, 4.33], abs=0.01)
     config = tiny_config("env=CartPole-v1")
-    assert evaluate.task_labels(config, [{}]) == ["-", "-"]
+    assert env.task_labels([{}], env.list_tasks(config)) == ["-", "-"]
