@@ -109,6 +109,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "gae_lambda": Key(float, 0.95, low=0, high=1),
         "clip_range": Key(float, 0.2, above=0, alg="PPO"),
         "ent_coef": Key(float, 0.0, low=0),
+        "exploration_bonus": Key(float, 0.0, low=0),
         "vf_coef": Key(float, 0.5, low=0),
         "max_grad_norm": Key(float, 0.5, above=0),
         "n_process": Key(int, None, low=1, nullable=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from stable_baselines3 import A2C
 from stable_baselines3.common.vec_env import VecEnv
 
+from algorithm.exploration import with_exploration_bonus
 from algorithm.settings import shared_settings
 
 
@@ -17,7 +18,7 @@ class A2CWrapper(A2C):
     def __init__(self, config: dict, env: VecEnv, seed: int, log_dir: str | None = None):
         super().__init__(
             "MlpPolicy",
-            env,
+            with_exploration_bonus(env, config),
             **shared_settings(config, seed, log_dir),
             normalize_advantage=True,  # as PPO does; sparse rewards give small advantages
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
+from algorithm.exploration import with_exploration_bonus
 from algorithm.settings import shared_settings
 
 
@@ -21,7 +22,7 @@ class PPOWrapper(PPO):
     def __init__(self, config: dict, env: VecEnv, seed: int, log_dir: str | None = None):
         super().__init__(
             "MlpPolicy",
-            env,
+            with_exploration_bonus(env, config),
             **shared_settings(config, seed, log_dir),
             batch_size=config["batch_size"],
             n_epochs=config["n_epochs"],

@@ -124,7 +124,8 @@ class HistoryLoggerCallback(BaseCallback):
         self.finished_returns = []
 
     def _on_step(self) -> bool:
-        dones, rewards = self.locals["dones"], self.locals["rewards"]
+        dones = self.locals["dones"]
+        rewards = getattr(self.training_env, "earned", self.locals["rewards"])  # without the exploration bonus
         next_states = self.locals["new_obs"].copy()
         for stream in np.flatnonzero(dones):  # the VecEnv already reset these
             next_states[stream] = self.locals["infos"][stream]["terminal_observation"]

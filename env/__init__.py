@@ -79,6 +79,8 @@ def config_problems(config: dict) -> list[str]:
         return [f"env: '{name}' cannot be made: {type(error).__name__}: {error}"]
     problems = [f"env: task {task}: its observations or actions are not those of task 0" for task in odd[:1]]
     problems += _space_problems("observation", observations, (Discrete, MultiDiscrete, Box))
+    if config.get("exploration_bonus") and isinstance(observations, Box):
+        problems.append(f"exploration_bonus: counts visits, but '{name}' has real-valued observations; set it to 0")
     return problems + _space_problems("action", actions, (Discrete, Box))
 
 

@@ -113,6 +113,7 @@ def test_all_problems_are_listed_at_once(tmp_path):
         (["env=nowhere:Env-v0"], "env: the module of 'nowhere:Env-v0' cannot be imported: ModuleNotFoundError"),
         (["task_kwargs=[{}]"], "task_kwargs: env 'darkroom' has its own list of tasks"),
         (["source_sees_progress=true"], "source_sees_progress: env 'darkroom' has nothing to show"),
+        (["env=CartPole-v1", "exploration_bonus=0.1"], "exploration_bonus: counts visits, but 'CartPole-v1' has real"),
         (["env=CartPole-v1", "task_kwargs=[3]"], "task_kwargs: expected a list of mappings"),
         (["env=Pendulum-v1", "task_ranges={g: [4, 12]}"], "n_tasks is missing: how many tasks to draw"),
         (

@@ -10,6 +10,7 @@ from stable_baselines3 import A2C, DQN, PPO
 import algorithm
 import collect
 import env
+from algorithm.exploration import ExplorationBonus
 from algorithm.utils import HistoryLoggerCallback, find_regions, mark_regions
 from ranks import Ranks
 from utils import InputError, load_config
@@ -41,6 +42,28 @@ def test_a2c_rollouts_are_regions():
     assert history["action_probs"].shape == (30, 4, 5)
     assert (config["batch_size"], config["n_epochs"], config["clip_range"]) == (None, None, None)
     assert np.abs(history["action_probs"][:10].mean(0) - history["action_probs"][20:].mean(0)).max() > 1e-3  # it learns
+
+
+def test_exploration_bonus_counts_visits_of_all_streams():
+    """Bonus over the root of the visits so far; the last step of an episode counts the cell it reached."""
+    tasks = [{"goal": (0, 1), "grid_size": 3, "horizon": 2}] * 2
+    bonus = ExplorationBonus(env.DarkroomVecEnv(tasks), 0.3)
+    bonus.reset()
+    down, up, stay = 0, 1, 4
+    np.testing.assert_allclose(bonus.step([up, up])[1], 1 + 0.3 / np.sqrt([2, 2]), rtol=1e-6)  # (0, 1), the goal
+    np.testing.assert_allclose(bonus.step([down, stay])[1], [0.3, 1 + 0.3 / np.sqrt(3)], rtol=1e-6)  # ends here
+    np.testing.assert_allclose(bonus.step([stay, stay])[1], 0.3 / np.sqrt([3, 3]), rtol=1e-6)  # the centre again
+    np.testing.assert_array_equal(bonus.earned, [0, 0])
+
+
+def test_a_history_holds_rewards_without_the_exploration_bonus():
+    settings = ["n_stream=4", "n_steps=40", "total_source_timesteps=320", "batch_size=160", "exploration_bonus=5"]
+    source, history, _ = record_shipped("darkroom_hard", "ppo_darkroom_hard", *settings, "grid_size=3")
+    reached = (history["next_states"] == 0).all(axis=-1)  # task 0 has its goal in the corner
+    assert reached.any() and (history["rewards"] == reached).all()
+    assert source.rollout_buffer.rewards.min() > 0  # the algorithm itself sees the bonus
+    seen = source.get_env().visits
+    assert sum(seen.values()) == 320 and len(seen) <= 9
 
 
 def test_the_sources_gaussian_is_recorded():
