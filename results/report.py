@@ -24,11 +24,16 @@ SCORES = ROOT / "results" / "scores"
 EXPLORING = "temperature 1.0 while the context holds no reward"
 EPISODES = (10, 20, 50, 100, 500)
 PUBLISHED = [  # mean return on held-out goals of 9x9 Darkroom, horizon 20, 73/8 split, PPO, after 100 episodes
-    ("DICP on AD, filtered histories (arXiv:2502.19009)", 16.5),
+    ("DICP on AD, filtered histories (arXiv:2505.15143)", 16.5),
     ("DPT (arXiv:2306.14892)", 14.4),
     ("DICP on AD (arXiv:2502.19009)", 14.2),
     ("AD (arXiv:2210.14215)", 11.3),
 ]
+FAMILIES = {  # env: its name in the tables, and the best published mean return on held-out tasks
+    "darkroom_permuted": ("Darkroom-Permuted", "33.7"),
+    "darkroom_large": ("Darkroom-Large", "42.5"),
+    "dark_key_to_door": ("Dark Key-to-Door", "1.97, AD 1.81"),
+}
 
 
 class Scores:
@@ -129,6 +134,33 @@ def difference(compressed: Scores, standard: Scores) -> str:
     return with_interval(compressed.at(91, 100)[:n] - standard.at(91, 100)[:n])
 
 
+def family_table() -> str:
+    """The other families, at their shipped settings; one line each."""
+    rows = []
+    for env, (name, published) in FAMILIES.items():
+        compressed, standard = Scores(f"{env}-compressed"), Scores(f"{env}-standard")
+        returns = [with_interval(scores.at(91, 100)) for scores in (compressed, standard)]
+        optimum, chance = f"{compressed.optimal.mean():.2f}", f"{compressed.random:.2f}"
+        rows.append([name, *returns, published, f"{source(env)['returns'][-1]:.2f}", chance, optimum])
+    header = ["episodes 91 to 100, held-out tasks", "**compressed context**", "standard AD", "published"]
+    return table([*header, "source PPO at its end", "random policy", "optimum"], rows)
+
+
+def family_details() -> str:
+    """Compressed and standard of each family over episodes, and their difference."""
+    rows = []
+    for env, (name, _) in FAMILIES.items():
+        compressed, standard = Scores(f"{env}-compressed"), Scores(f"{env}-standard")
+        rows += [row(f"{name}, compressed", compressed), row(f"{name}, standard AD", standard)]
+        rows.append([f"{name}, compressed minus standard", "", "", "", "", difference(compressed, standard), "", "", ""])
+    return table(["held-out tasks", *HEADER], rows)
+
+
+def source(env: str) -> dict[str, np.ndarray]:
+    """`episodes` (P,) and mean `returns` (P,) of the source on the held-out tasks."""
+    return np.load(SCORES / f"source_{env}.npz")
+
+
 def ablations() -> str:
     rows = [row("as shipped: stride 3, soft targets, two regions, weight 0.1, temperature 0.6", Scores("compressed"))]
     for name, label in {
@@ -153,9 +185,9 @@ def ablations() -> str:
 def main() -> None:
     compressed, standard = Scores("compressed"), best_standard()
     parts = [
-        "# Results on Darkroom\n\nMade by `python results/report.py`; what each line means is in README.md here.\n"
+        "# Results\n\nMade by `python results/report.py`; what each line means is in README.md here.\n"
     ]
-    parts.append("## Held-out goals of split seed 0\n\n" + main_table(compressed, standard))
+    parts.append("## Darkroom, held-out goals of split seed 0\n\n" + main_table(compressed, standard))
     shown = [episode for episode in EPISODES if episode <= compressed.returns.shape[-1]]
     curve = [
         ["return", *[with_interval(compressed.at(e)) for e in shown]],
@@ -176,14 +208,15 @@ def main() -> None:
     if others:
         parts.append("## Other splits, compressed\n\n" + table(["held-out goals", *HEADER], others))
     parts.append("## One change at a time\n\n" + ablations())
+    parts.append("## Other families\n\n" + family_table())
+    parts.append(family_details())
     (ROOT / "results" / "tables.md").write_text("\n".join(parts))
 
     curves = {"compressed context": compressed.returns} | {
         f"standard, {name}": s.returns for name, s in standard.items()
     }
-    source = np.load(SCORES / "source.npz") if (SCORES / "source.npz").exists() else None
     levels = {"random policy": compressed.random, "optimum": float(compressed.optimal.mean())}
-    save_figure(plot_study(curves, levels, source), ROOT / "results" / "returns.png")
+    save_figure(plot_study(curves, levels, source("darkroom")), ROOT / "results" / "returns.png")
     goals = Scores("compressed", "all-goals")
     if goals.n_seeds:
         tasks = list_tasks(load_config(DEFAULT_CONFIG))

@@ -24,7 +24,7 @@ import numpy as np
 
 from env import split_tasks
 from evaluate import source_curve
-from utils import DEFAULT_CONFIG, EVALUATION_KEYS, checkpoint_paths, load_checkpoint, load_config, save_checkpoint
+from utils import EVALUATION_KEYS, checkpoint_paths, load_checkpoint, load_config, save_checkpoint
 
 SCORES = ROOT / "results" / "scores"
 REFERENCE = ROOT / "results" / "reference" / "ckpt-800.pt"
@@ -36,12 +36,14 @@ EXPLORING = {"exploring-1.0": ("--set", "exploring_temperature=1.0")}
 class Setting:
     """One row of a table: the same training with several seeds, evaluated in one or more ways.
 
+    env: names the task family and its files, config/env/ENV.yaml and config/algorithm/ppo_ENV.yaml.
     evaluations: name of a score file to further arguments of evaluate.py.
     """
 
     name: str
     config: str = COMPRESSED
     overrides: tuple[str, ...] = ()
+    env: str = "darkroom"
     seeds: tuple[int, ...] = (0,)
     splits: tuple[int, ...] = (0,)
     evaluations: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"default": ()})
@@ -54,6 +56,13 @@ def standard(name: str, n_transit: int, batch_size: int) -> Setting:
     return Setting(name, STANDARD, overrides, (0, 1, 2), evaluations=evaluations)
 
 
+def of_family(env: str) -> list[Setting]:
+    """Another family's shipped configs, both modes."""
+    configs = {"compressed": f"config/model/ad_{env}_compressed.yaml", "standard": f"config/model/ad_{env}.yaml"}
+    return [Setting(f"{env}-{mode}", config, env=env, seeds=(0, 1, 2)) for mode, config in configs.items()]
+
+
+FAMILIES = ("darkroom_permuted", "darkroom_large", "dark_key_to_door")
 SETTINGS = [
     Setting(
         "compressed",
@@ -81,6 +90,7 @@ SETTINGS = [
     Setting("token-type-weight-1", overrides=("token_type_loss_weight=1",)),
     Setting("last-step-only", overrides=("dense_supervision=false",)),
     Setting("same-stream", overrides=("mix_streams=false",)),
+    *(setting for env in FAMILIES for setting in of_family(env)),
 ]
 
 
@@ -93,7 +103,9 @@ def run(setting: Setting, split: int, seed: int) -> None:
     run_dir = ROOT / "runs" / "study" / f"{setting.name}_split-{split}_seed-{seed}"
     sets = [*setting.overrides, f"train_seed={seed}", f"env_split_seed={split}", "eval_interval=1000000"]
     flags = [flag for item in sets for flag in ("--set", item)]
-    call("train.py", "--run-dir", str(run_dir), "--model-config", setting.config, "--device", "cpu", *flags)
+    paths = source_paths(setting.env)
+    configs = ["--env-config", paths["env"], "--alg-config", paths["algorithm"], "--model-config", setting.config]
+    call("train.py", "--run-dir", str(run_dir), *configs, "--device", "cpu", *flags)
     newest = checkpoint_paths(run_dir)[-1]
     if (setting.name, split, seed) == ("compressed", 0, 0):
         store_reference(newest)
@@ -119,12 +131,17 @@ def store_reference(path: Path) -> None:
     save_checkpoint(REFERENCE, {name: checkpoint[name] for name in EVALUATION_KEYS})
 
 
-def store_source() -> None:
-    """The source PPO's mean return on the held-out goals of split seed 0, for comparison."""
-    config = load_config(DEFAULT_CONFIG)
+def source_paths(env: str) -> dict[str, str]:
+    """The config files that a family's histories are collected with."""
+    return {"env": f"config/env/{env}.yaml", "algorithm": f"config/algorithm/ppo_{env}.yaml"}
+
+
+def store_source(env: str) -> None:
+    """The source PPO's mean return on the held-out tasks of split seed 0, for comparison."""
+    config = load_config(source_paths(env))
     episodes, returns = source_curve(config, str(ROOT / "datasets"), split_tasks(config)["test"])
     SCORES.mkdir(exist_ok=True)
-    np.savez(SCORES / "source.npz", episodes=episodes, returns=returns)
+    np.savez(SCORES / f"source_{env}.npz", episodes=episodes, returns=returns)
 
 
 def score_path(setting: Setting, split: int, seed: int, evaluation: str) -> Path:
@@ -150,8 +167,9 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.names) - set(names):
         parser.error(f"no setting is named {', '.join(sorted(unknown))}; there are {', '.join(names)}")
-    store_source()
     chosen = [setting for setting in SETTINGS if setting.name in (args.names or names)]
+    for env in sorted({setting.env for setting in chosen}):
+        store_source(env)
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [pool.submit(run, s, split, seed) for s in chosen for split in s.splits for seed in s.seeds]
         for job in jobs:
