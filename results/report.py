@@ -152,7 +152,9 @@ def family_details() -> str:
     for env, (name, _) in FAMILIES.items():
         compressed, standard = Scores(f"{env}-compressed"), Scores(f"{env}-standard")
         rows += [row(f"{name}, compressed", compressed), row(f"{name}, standard AD", standard)]
-        rows.append([f"{name}, compressed minus standard", "", "", "", "", difference(compressed, standard), "", "", ""])
+        rows.append(
+            [f"{name}, compressed minus standard", "", "", "", "", difference(compressed, standard), "", "", ""]
+        )
     return table(["held-out tasks", *HEADER], rows)
 
 
@@ -184,9 +186,7 @@ def ablations() -> str:
 
 def main() -> None:
     compressed, standard = Scores("compressed"), best_standard()
-    parts = [
-        "# Results\n\nMade by `python results/report.py`; what each line means is in README.md here.\n"
-    ]
+    parts = ["# Results\n\nMade by `python results/report.py`; what each line means is in README.md here.\n"]
     parts.append("## Darkroom, held-out goals of split seed 0\n\n" + main_table(compressed, standard))
     shown = [episode for episode in EPISODES if episode <= compressed.returns.shape[-1]]
     curve = [

@@ -59,7 +59,10 @@ def standard(name: str, n_transit: int, batch_size: int) -> Setting:
 def of_family(env: str) -> list[Setting]:
     """Another family's shipped configs, both modes."""
     configs = {"compressed": f"config/model/ad_{env}_compressed.yaml", "standard": f"config/model/ad_{env}.yaml"}
-    return [Setting(f"{env}-{mode}", config, env=env, seeds=(0, 1, 2)) for mode, config in configs.items()]
+    evaluations = {"default": ("--repeats", "8")}
+    return [
+        Setting(f"{env}-{mode}", c, env=env, seeds=(0, 1, 2), evaluations=evaluations) for mode, c in configs.items()
+    ]
 
 
 FAMILIES = ("darkroom_permuted", "darkroom_large", "dark_key_to_door")
