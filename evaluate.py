@@ -43,6 +43,7 @@ from utils import (
 CHANGEABLE = (
     "temperature",
     "exploring_temperature",
+    "exploring_patience",
     "boundaries",
     "alg_seed",
     "env_split_seed",

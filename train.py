@@ -69,6 +69,7 @@ FREE_TO_CHANGE = {
     "keep_checkpoints",
     "temperature",
     "exploring_temperature",
+    "exploring_patience",
     "boundaries",
     "n_process",
     "in_memory",

@@ -150,6 +150,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "keep_checkpoints": Key(int, 3, low=1),
         "temperature": Key(float, 1.0, low=0),
         "exploring_temperature": Key(float, None, low=0, nullable=True),
+        "exploring_patience": Key(float, None, above=0, nullable=True),
         "boundaries": Key(str, "fixed", choices=("fixed", "predicted")),
     },
 }

@@ -156,7 +156,7 @@ class AD(nn.Module):
             vec_env: any number of environments, of any tasks of the family.
             eval_timesteps: steps per environment, at most.
             temperature: divides the action logits before sampling; 0 takes the most probable action.
-                Default: the config's. While a context holds no reward, the config's `exploring_temperature`
+                Default: the config's. Where `RollingContext.seeks_reward`, the config's `exploring_temperature`
                 takes its place, if there is one.
             boundaries: `fixed` ends a region after `compress_interval` steps, `predicted` where the
                 token-type head says so, at the latest then. Default: the config's.
@@ -174,12 +174,12 @@ class AD(nn.Module):
         device = self.compress_start_token.device
         generator = torch.Generator(device).manual_seed(seed)
         usual = torch.tensor(temperature, dtype=torch.float, device=device)
-        exploring = self.config["exploring_temperature"]
+        exploring, patience = self.config["exploring_temperature"], self.config["exploring_patience"]
 
         def temperatures(context: RollingContext) -> Tensor:
             if exploring is None:
                 return usual
-            return torch.where(context.holds_reward(), usual, exploring)
+            return torch.where(context.seeks_reward(patience), exploring, usual)
 
         context = RollingContext(self, vec_env.num_envs, predict_ends=boundaries == "predicted")
         record = {

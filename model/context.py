@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.tokens import TokenType, n_kept_steps
@@ -83,13 +84,25 @@ class RollingContext:
             self._store(name, newest, values)
         return self.ended.numpy().copy()
 
-    def holds_reward(self) -> Tensor:
-        """(N,) whether any step that each context holds was followed by a reward other than 0."""
+    def seeks_reward(self, patience: float | None) -> Tensor:
+        """(N,) whether each environment has to explore: nothing it remembers tells where the next reward is.
+
+        So it is while its context holds no reward other than 0, and, unless `patience` is None, once it has
+        waited more than `patience` times as long as for any reward in the context. A wait is counted in steps
+        from the last reward, or from the start of the episode; the next step counts.
+        """
         if "rewards" not in self.steps:
-            return torch.zeros(len(self.everyone), dtype=torch.bool, device=self.cache.keys.device)
-        rewards = self.steps["rewards"]
-        followed = torch.arange(self.capacity) < self.n_steps[:, None] - 1  # the newest step is not, yet
-        return ((rewards != 0) & followed.to(rewards.device)).any(1)
+            return torch.ones(len(self.everyone), dtype=torch.bool, device=self.cache.keys.device)
+        rewards, dones = self.steps["rewards"], self.steps["dones"]
+        step = torch.arange(1, self.capacity + 1, device=rewards.device)
+        newest = self.n_steps.to(rewards.device)[:, None]
+        followed = step < newest  # (N, C); the newest step's reward is not known yet
+        rewarded = (rewards != 0) & followed
+        if patience is None:
+            return ~rewarded.any(1)
+        restarts = torch.where(rewarded | (dones.bool() & followed), step, 0).cummax(1).values  # of the waiting
+        longest = torch.where(rewarded, step - F.pad(restarts[:, :-1], (1, 0)), 0).amax(1)
+        return newest[:, 0] - restarts[:, -1] > patience * longest
 
     def window(self, envs: Tensor) -> dict[str, Tensor]:
         """The contexts of some environments as a batch, as `ADDataset` builds it from a history."""

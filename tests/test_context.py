@@ -185,6 +185,30 @@ def test_exploring_temperature_holds_until_the_context_shows_a_reward():
     assert set(torch.cat(used).tolist()) == {0.0, 1000.0}
 
 
+@pytest.mark.parametrize("patience", [1.0, 2.5])
+@pytest.mark.parametrize(
+    "settings", [["use_compressed_context=true"], ["use_compressed_context=false", "n_transit=20"]]
+)
+def test_patience_ends_when_a_reward_takes_longer_than_any_in_the_context(settings, patience):
+    context, rng = RollingContext(random_model(*settings), N_ENVS), np.random.default_rng(0)
+    history, sought = [[] for _ in range(N_ENVS)], []  # (reward, done) of the steps of each environment
+    for observations, actions, _, dones in random_steps(80):
+        context.observe(observations)
+        found = context.seeks_reward(patience)
+        for i, n_steps in enumerate(context.n_steps.tolist()):
+            wait, longest = 1, 0  # the next step counts
+            for reward, done in history[i][len(history[i]) - n_steps + 1 :]:
+                longest = max(longest, wait) if reward else longest
+                wait = 1 if reward or done else wait + 1
+            assert found[i] == (wait > patience * longest)
+        sought.append(found)
+        rewards = torch.from_numpy((rng.random(N_ENVS) < 0.15).astype(np.float32))
+        context.record(actions, rewards, dones)
+        for i in range(N_ENVS):
+            history[i].append((bool(rewards[i]), bool(dones[i])))
+    assert 0.05 < torch.stack(sought).float().mean() < 0.95
+
+
 @pytest.mark.parametrize("kind", ["discrete", "continuous"])
 def test_each_environment_has_its_own_temperature(kind):
     config = tiny_config()
