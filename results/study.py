@@ -22,12 +22,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np
+from report import FAMILIES, SCORES
 
 from env import split_tasks
 from evaluate import source_curve
 from utils import EVALUATION_KEYS, checkpoint_paths, load_checkpoint, load_config, save_checkpoint
 
-SCORES = ROOT / "results" / "scores"
 REFERENCE = ROOT / "results" / "reference" / "ckpt-800.pt"
 COMPRESSED, STANDARD = "config/model/ad_dr_compressed.yaml", "config/model/ad_dr.yaml"
 EXPLORING = {"exploring-1.0": ("--set", "exploring_temperature=1.0")}
@@ -66,7 +66,6 @@ def of_family(env: str) -> list[Setting]:
     ]
 
 
-FAMILIES = ("darkroom_permuted", "darkroom_large", "dark_key_to_door")
 SETTINGS = [
     Setting(
         "compressed",

@@ -14,6 +14,11 @@ def test_readme_shows_the_table_that_the_scores_give():
     assert table in (ROOT / "results" / "tables.md").read_text()
 
 
+def test_readme_shows_the_table_of_the_other_families():
+    assert report.family_table() in (ROOT / "README.md").read_text()
+    assert report.family_table() in (ROOT / "results" / "tables.md").read_text()
+
+
 def test_bootstrap_interval_holds_the_mean():
     import numpy as np
 
