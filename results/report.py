@@ -146,8 +146,9 @@ def family_table() -> str:
         compressed, standard = both_modes(env)
         returns = [with_interval(scores.at(91, 100)) for scores in (compressed, standard)]
         optimum, chance = f"{compressed.optimal.mean():.2f}", f"{compressed.random:.2f}"
-        rows.append([name, *returns, published, f"{source(env)['returns'][-1]:.2f}", chance, optimum])
-    header = ["episodes 91 to 100, held-out tasks", "**compressed context**", "standard AD", "published"]
+        seeds = str(min(compressed.n_seeds, standard.n_seeds))
+        rows.append([name, seeds, *returns, published, f"{source(env)['returns'][-1]:.2f}", chance, optimum])
+    header = ["episodes 91 to 100, held-out tasks", "seeds", "**compressed context**", "standard AD", "published"]
     return table([*header, "source PPO at its end", "random policy", "optimum"], rows)
 
 
