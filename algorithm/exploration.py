@@ -7,6 +7,8 @@ from collections import Counter
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+from algorithm.utils import reached_observations
+
 
 class ExplorationBonus(VecEnvWrapper):
     """Adds `bonus / sqrt(n)` to every reward, n being the visits so far to the observation that it came with.
@@ -34,10 +36,7 @@ class ExplorationBonus(VecEnvWrapper):
 
     def step_wait(self):
         observations, self.earned, dones, infos = self.venv.step_wait()
-        reached = observations.copy()
-        for i in np.flatnonzero(dones):
-            reached[i] = infos[i]["terminal_observation"]
-        keys = [observation.tobytes() for observation in reached]
+        keys = [reached.tobytes() for reached in reached_observations(observations, dones, infos)]
         self.visits.update(keys)
         n_visits = np.array([self.visits[key] for key in keys])
         rewards = self.earned + self.bonus / np.sqrt(n_visits)

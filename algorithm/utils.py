@@ -81,6 +81,14 @@ def smallest_dtype(space: gym.Space) -> np.dtype:
     return np.dtype(np.float32)
 
 
+def reached_observations(observations: np.ndarray, dones: np.ndarray, infos: list[dict]) -> np.ndarray:
+    """What a VecEnv's step led to, (E, ...): where an episode ended its last observation, not the reset one."""
+    reached = observations.copy()
+    for stream in np.flatnonzero(dones):
+        reached[stream] = infos[stream]["terminal_observation"]
+    return reached
+
+
 class HistoryLoggerCallback(BaseCallback):
     """Records the whole learning history of an on-policy algorithm, with its rollouts as regions.
 
@@ -126,9 +134,7 @@ class HistoryLoggerCallback(BaseCallback):
     def _on_step(self) -> bool:
         dones = self.locals["dones"]
         rewards = getattr(self.training_env, "earned", self.locals["rewards"])  # without the exploration bonus
-        next_states = self.locals["new_obs"].copy()
-        for stream in np.flatnonzero(dones):  # the VecEnv already reset these
-            next_states[stream] = self.locals["infos"][stream]["terminal_observation"]
+        next_states = reached_observations(self.locals["new_obs"], dones, self.locals["infos"])
         self.steps["states"].append(self.model._last_obs.copy())
         self.steps["actions"].append(self.locals["clipped_actions"].copy())
         self.steps["rewards"].append(rewards.copy())  # SB3 adds bootstrapped values to it in place later
