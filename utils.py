@@ -280,7 +280,7 @@ def override_config(
         config[name] = _as_kind(config[name], known[name])
         if found := known[name].problem(config[name]):
             problems.append(f"--set {name}: {config[name]!r}: {found}")
-    return _checked(config, problems, checks)
+    return _checked(config, problems, (relation_problems, *checks))
 
 
 def _unknown_overrides(overrides: list[str], known: dict[str, Key]) -> list[str]:
@@ -337,6 +337,11 @@ def relation_problems(config: dict) -> list[str]:
                 f"n_transit {config['n_transit']} is too small: it must hold {config['context_regions']} regions of "
                 f"compress_interval {interval} steps, at least {needed}"
             )
+    if config.get("exploring_patience") is not None and config.get("exploring_temperature") is None:
+        problems.append(
+            f"exploring_patience {config['exploring_patience']} says when exploring_temperature applies, which is null; "
+            "set both, or both to null"
+        )
     return problems
 
 
