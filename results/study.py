@@ -3,7 +3,7 @@
     python results/study.py                  # all settings; what is already stored is skipped
     python results/study.py compressed       # only the settings named
 
-One run takes 6 to 12 minutes on one core, and two run side by side on 2 cores: about 5 hours in all. The
+One run takes 6 to 18 minutes on one core, and two run side by side on 2 cores: about 6 hours in all. The
 histories of each family must have been collected before.
 `python results/report.py` makes the tables and figures from the stored scores.
 """
