@@ -33,6 +33,7 @@ FAMILIES = {  # env: its name in the tables, and the best published mean return 
     "darkroom_permuted": ("Darkroom-Permuted", "33.7 of 35"),
     "darkroom_large": ("Darkroom-Large", "42.5 of 43.5"),
     "dark_key_to_door": ("Dark Key-to-Door", "1.97 of 2; AD 1.81"),
+    "darkroom_hard": ("Dark Room Hard", "not compared"),
 }
 
 
