@@ -29,7 +29,7 @@ PUBLISHED = [  # mean return on held-out goals of 9x9 Darkroom, horizon 20, 73/8
     ("DICP on AD (arXiv:2502.19009)", 14.2),
     ("AD (arXiv:2210.14215)", 11.3),
 ]
-FAMILIES = {  # env: its name in the tables, and the best published mean return on held-out tasks, of the optimum
+FAMILIES = {  # env: its name in the tables, and the best published mean return on held-out tasks, of the optimum, if any
     "darkroom_permuted": ("Darkroom-Permuted", "33.7 of 35"),
     "darkroom_large": ("Darkroom-Large", "42.5 of 43.5"),
     "dark_key_to_door": ("Dark Key-to-Door", "1.97 of 2; AD 1.81"),
