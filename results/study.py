@@ -26,7 +26,16 @@ from report import FAMILIES, SCORES
 
 from env import split_tasks
 from evaluate import source_curve
-from utils import EVALUATION_KEYS, checkpoint_paths, load_checkpoint, load_config, save_checkpoint
+from utils import (
+    EVALUATION_KEYS,
+    InputError,
+    checkpoint_paths,
+    history_path,
+    load_checkpoint,
+    load_config,
+    run_script,
+    save_checkpoint,
+)
 
 REFERENCE = ROOT / "results" / "reference" / "ckpt-800.pt"
 COMPRESSED, STANDARD = "config/model/ad_dr_compressed.yaml", "config/model/ad_dr.yaml"
@@ -141,8 +150,15 @@ def source_paths(env: str) -> dict[str, str]:
 
 def store_source(env: str) -> None:
     """The source PPO's mean return on the held-out tasks of split seed 0, for comparison."""
-    config = load_config(source_paths(env))
-    episodes, returns = source_curve(config, str(ROOT / "datasets"), split_tasks(config)["test"])
+    paths = source_paths(env)
+    config = load_config(paths)
+    curve = source_curve(config, str(ROOT / "datasets"), split_tasks(config)["test"])
+    if curve is None:
+        raise InputError(
+            f"{history_path(config, ROOT / 'datasets')}: no readable histories of these tasks; collect them with: "
+            f"python collect.py --env-config {paths['env']} --alg-config {paths['algorithm']}"
+        )
+    episodes, returns = curve
     SCORES.mkdir(exist_ok=True)
     np.savez(SCORES / f"source_{env}.npz", episodes=episodes, returns=returns)
 
@@ -180,4 +196,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
