@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from utils import InputError
+from files import InputError, WriteError
 
 LONGEST_WAIT = timedelta(days=7)  # a rank may wait that long for the others, while they collect or evaluate
 
@@ -46,18 +47,21 @@ class Ranks:
         return values[0]
 
     def first_does(self, work: Callable[[], Any]) -> Any:
-        """What `work` returns on rank 0, None on the others; an InputError there is raised on every rank."""
-        result, problem = None, None
+        """What `work` returns on rank 0, None on the others; an error there ends every rank."""
+        result, error = None, None
         if self.is_first:
             try:
                 result = work()
-            except InputError as error:
-                problem = str(error)
-        problem = self.from_first(problem)
-        if problem:
-            self.leave()
-            raise InputError(problem)
-        return result
+            except Exception as raised:  # told to the others first, who would wait for ever, then raised again
+                error = raised
+        told = self.from_first(error and (isinstance(error, InputError), str(error)))
+        if told is None:
+            return result
+        self.leave()
+        if error:
+            raise error
+        is_input_error, message = told
+        raise InputError(message) if is_input_error else WriteError(f"the first rank has failed: {message}")
 
     def gather(self, value: Any) -> list:
         """Every rank's value, in rank order, on every rank."""
@@ -84,5 +88,7 @@ class Ranks:
         return dict(zip(values, stacked / self.size))
 
     def leave(self) -> None:
+        """End the work together. Nothing that sends messages, such as DistributedDataParallel, may be held any more."""
         if self.size > 1:
+            gc.collect()  # such objects refer to themselves; one that outlives its process group aborts the process
             dist.destroy_process_group()

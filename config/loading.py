@@ -1,0 +1,318 @@
+"""Reading, merging and checking of configs."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from config.schema import (
+    ALL_KEYS,
+    DEFAULTS,
+    EVALUATION,
+    KEYS,
+    LOGGING,
+    REQUIRED,
+    RUNNING,
+    SOURCE,
+    SPLIT,
+    TASKS,
+    Key,
+    names,
+)
+from files import InputError, describe_foreign_error
+from utils import find_class, get_config
+
+Check = Callable[[dict], list[str]]  # problems of a complete config
+CLASS_KEYS = {"algorithm": "alg", "model": "model"}  # the key of a section that may name a class of the user's
+ONE_OF_MANY = {"model": "context"}  # and a second one
+
+
+class Config(dict):
+    """The effective config: what training, acting and checkpoints go by. It can only be read.
+
+    `dict(config)` is a copy to change, and so is `config | changes`.
+    """
+
+    def _refuse(self, *_, **__):
+        raise TypeError("the effective config can only be read; make a changed copy with: config | {...}")
+
+    __setitem__ = __delitem__ = __ior__ = update = pop = popitem = setdefault = clear = _refuse
+
+    def __reduce__(self):
+        return Config, (dict(self),)
+
+
+yaml.SafeDumper.add_representer(Config, yaml.SafeDumper.represent_dict)
+
+
+@dataclass
+class Section:
+    """One config file with the overrides of its keys, completed with defaults."""
+
+    name: str
+    path: str | Path
+    values: dict[str, Any] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)  # what the file and the overrides say themselves
+    keys: dict[str, Key] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def load_config(
+    paths: dict[str, str | Path],
+    overrides: Iterable[str] = (),
+    checks: tuple[Check, ...] = (),
+    recorded: Callable[[dict], dict] | None = None,
+) -> dict[str, Any]:
+    """Read, merge, complete with defaults and check the config files of a script.
+
+    Args:
+        paths: file per section ("env", "algorithm", "model"), those the script needs.
+        overrides: `key=value` strings; values are typed like the YAML value they replace.
+        checks: further rules, each giving a list of problems for the complete config.
+        recorded: gives settings that take the place of the config's before these checks, such as a history file's.
+
+    Raises:
+        InputError: listing every problem found, in all files and overrides.
+    """
+    sections = [_read_section(name, path, list(overrides)) for name, path in paths.items()]
+    problems = [problem for section in sections for problem in section.problems]
+    known = {name: key for section in sections for name, key in section.keys.items()}
+    problems += _unknown_overrides(overrides, known)
+    config = {name: value for section in sections for name, value in section.values.items()}
+    if any(value is REQUIRED for value in config.values()) or len(config) < len(known):
+        raise _problems_error(problems)
+    if recorded and not problems:
+        config |= recorded(config)
+    return _checked(config, problems, (relation_problems, *checks))
+
+
+def given_settings(paths: dict[str, str | Path], overrides: Iterable[str], named: set[str]) -> dict[str, Any]:
+    """Settings that a command line names: those of the sections whose file is `named` there, and the overrides."""
+    overridden, found = {override.partition("=")[0] for override in overrides}, {}
+    for name, path in paths.items():
+        section = _read_section(name, path, list(overrides))
+        keys = section.given if name in named else set(section.given) & overridden
+        found |= {key: section.values[key] for key in keys}
+    return found
+
+
+def override_config(config: dict, overrides: list[str], changeable: tuple[str, ...], checks: tuple[Check, ...]) -> dict:
+    """A checkpoint's config with some of its `changeable` keys overridden.
+
+    Raises:
+        InputError: listing every problem found.
+    """
+    known = {name: key for name, key in ALL_KEYS.items() if name in config}
+    problems = _unknown_overrides(overrides, known)
+    given = [override.partition("=")[0] for override in overrides]
+    problems += [
+        f"--set {name}: fixed by the checkpoint; only {', '.join(changeable)} can be changed"
+        for name in given
+        if name in known and name not in changeable
+    ]
+    config = dict(config)
+    _apply_overrides(config, known, overrides)
+    for name in set(given) & set(known):
+        config[name] = _as_kind(config[name], known[name])
+        if found := known[name].problem(config[name]):
+            problems.append(f"--set {name}: {config[name]!r}: {found}")
+        elif not known[name].is_read(config):
+            problems.append(_unread(name, known[name], config))
+    return _checked(config, problems, (relation_problems, *checks))
+
+
+def complete_config(config: dict, path: str | Path) -> Config:
+    """A checkpoint's config, with the keys that came after it was written.
+
+    Raises:
+        InputError: a key is missing or has an impossible value.
+    """
+    config = DEFAULTS | {"with_dones": True, "blank_starts": False} | config
+    config["context"] = context_name(config)
+    for name, key in ALL_KEYS.items():
+        if key.is_read(config) and (name not in config or key.problem(config[name])):
+            raise InputError(f"{path}: its config has no usable '{name}'; use another checkpoint")
+    return Config(config)
+
+
+# What the keys' decisions allow ---------------------------------------------------------------------
+
+
+def recorded_settings(config: dict) -> dict[str, Any]:
+    """The part of a config that decides what a history file holds; keys an older one lacks get their defaults."""
+    known = {name: config.get(name, ALL_KEYS[name].default) for name in names(SOURCE, TASKS)}
+    own = {name: config[name] for name in foreign_keys("algorithm", config) if name in config}
+    return known | own
+
+
+def free_when_resuming() -> set[str]:
+    """Keys that a resumed training run may have other values of: they change nothing that is learned."""
+    return set(names(EVALUATION, LOGGING, RUNNING))
+
+
+def free_in_evaluation() -> tuple[str, ...]:
+    """Keys that may differ from the checkpoint's when it is evaluated: the rest is built into the weights."""
+    return names(EVALUATION, TASKS, SPLIT)
+
+
+def differences(before: dict, now: dict, keys: Iterable[str], where_now: str = "now") -> str:
+    """Which of the `keys` differ between two configs, in words; empty if none does."""
+    return "; ".join(
+        f"{name}: {before.get(name)!r} there, {now.get(name)!r} {where_now}"
+        for name in keys
+        if before.get(name) != now.get(name)
+    )
+
+
+# Steps of loading -----------------------------------------------------------------------------------
+
+
+def context_name(config: dict) -> str:
+    """The context strategy in force: `context`, or where that is null, what `use_compressed_context` says."""
+    return config.get("context") or ("regions" if config.get("use_compressed_context") else "window")
+
+
+def foreign_keys(section: str, values: dict) -> dict[str, Key]:
+    """Keys that classes of the user's bring along: `keys` of each class that a value `module:Class` names.
+
+    Raises whatever the user's module raises.
+    """
+    found: dict[str, Key] = {}
+    for chooser in (CLASS_KEYS.get(section), ONE_OF_MANY.get(section)):
+        name = values.get(chooser)
+        if isinstance(name, str) and ":" in name:
+            found |= getattr(find_class(name, {}), "keys", {})
+    return found
+
+
+def _read_section(name: str, path: str | Path, overrides: list[str]) -> Section:
+    section = Section(name, path, keys=dict(KEYS[name]))
+    try:
+        own = get_config(path)
+    except InputError as error:
+        section.problems.append(str(error))
+        return section
+    chosen = dict(own)
+    _apply_overrides(chosen, KEYS[name], overrides)
+    try:
+        section.keys |= foreign_keys(name, chosen)
+    except Exception as error:  # whatever a user's module raises
+        section.problems.append(f"{path}: a class that it names cannot be imported: {describe_foreign_error(error)}")
+    section.problems += [
+        f"{path}: unknown key '{key}'{_did_you_mean(key, section.keys)}" for key in own if key not in section.keys
+    ]
+    if own and not set(own) & set(section.keys):
+        belongs = [other for other, keys in KEYS.items() if set(own) & set(keys)]
+        section.problems = [f"{path}: is no {name} config{f', but one of: {belongs[0]}' if belongs else ''}"]
+        return section
+    merged = {key: entry.default for key, entry in section.keys.items()}
+    merged |= {key: value for key, value in own.items() if key in section.keys}
+    _apply_overrides(merged, section.keys, overrides)
+    overridden = {override.partition("=")[0] for override in overrides}
+    section.given = {key: merged[key] for key in merged if key in own or key in overridden}
+    if name == "model":
+        merged["context"] = context_name(merged)
+    section.values = merged
+    _check_section(section)
+    return section
+
+
+def _check_section(section: Section) -> None:
+    """Fill in what stands for keys that nothing reads, and list the problems of all others."""
+    values = section.values
+    unread = [name for name, key in section.keys.items() if not key.is_read(values)]
+    wrong = [name for name in unread if values[name] != section.keys[name].default and name in section.given]
+    if section.name == "algorithm" and wrong:  # then name all that belong to another algorithm
+        wrong = [name for name in unread if name in section.given and values[name] is not None]
+        readers = {reader for key in section.keys.values() for reader in key.only or ()}
+        if values["alg"] not in readers and ":" not in str(values["alg"]):
+            wrong = []  # an unknown algorithm is enough of a message
+    section.problems += [_unread(name, section.keys[name], values) for name in wrong if values[name] is not None]
+    for name, key in section.keys.items():
+        if name in unread:  # a history file records no setting that its source did not read
+            values[name] = None if section.name == "algorithm" else key.default
+            continue
+        values[name] = value = _as_kind(values[name], key)
+        if value is REQUIRED:
+            section.problems.append(f"{section.path}: key '{name}' is missing")
+        elif found := key.problem(value):
+            section.problems.append(f"{section.path}: {name}: {value!r}: {found}")
+
+
+def _unread(name: str, key: Key, values: dict) -> str:
+    chooser, *wanted = key.only
+    return (
+        f"{name}: {values.get(chooser)} does not read it, only {' and '.join(wanted)} {'do' if wanted[1:] else 'does'}; "
+        f"leave it out, or use a config with {chooser}: {' or '.join(wanted)}"
+    )
+
+
+def _apply_overrides(merged: dict, keys: dict[str, Key], overrides: Iterable[str]) -> None:
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if equals and name in keys:
+            is_text = keys[name].kind is str and not (keys[name].nullable and text == "null")
+            try:
+                merged[name] = text if is_text else yaml.safe_load(text)
+            except yaml.YAMLError:
+                merged[name] = text  # its type is then reported
+
+
+def _unknown_overrides(overrides: Iterable[str], known: dict[str, Key]) -> list[str]:
+    problems = []
+    for override in overrides:
+        name, equals, _ = override.partition("=")
+        if not equals:
+            problems.append(f"--set {override}: expected key=value")
+        elif name not in known:
+            problems.append(f"--set {override}: unknown key '{name}'{_did_you_mean(name, known)}")
+    return problems
+
+
+def _checked(config: dict, problems: list[str], checks: tuple[Check, ...]) -> dict:
+    for check in checks:
+        try:
+            problems += check(config)
+        except Exception:  # it may well stumble over the values already found wrong
+            if not problems:
+                raise
+    if problems:
+        raise _problems_error(problems)
+    return config
+
+
+def _problems_error(problems: list[str]) -> InputError:
+    return InputError("the configuration has problems:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+def _as_kind(value: Any, key: Key) -> Any:
+    """Integers are fine where floats are expected, and so is 3e-4, which YAML 1.1 reads as text."""
+    if key.kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if key.kind is float and isinstance(value, str) and re.fullmatch(r"[+-]?[0-9.]+[eE][+-]?[0-9]+", value):
+        return float(value)
+    return value
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def relation_problems(config: dict) -> list[str]:
+    """Contradictions between keys, over all sections that are present."""
+    problems = []
+    if "n_embd" in config and config["n_embd"] % config["n_head"]:
+        problems.append(f"n_embd {config['n_embd']} must be a multiple of n_head {config['n_head']}")
+    if config.get("exploring_patience") is not None and config.get("exploring_temperature") is None:
+        problems.append(
+            f"exploring_patience {config['exploring_patience']} says when exploring_temperature applies, which is null; "
+            "set both, or both to null"
+        )
+    return problems
