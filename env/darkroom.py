@@ -16,7 +16,7 @@ from itertools import permutations
 
 import numpy as np
 
-from env.grid import MOVES, GridTask, GridVecEnv, distance
+from env.grid import MOVES, GridTask, GridVecEnv, distance, shared_settings
 
 
 class Darkroom(GridTask):
@@ -40,8 +40,8 @@ class Darkroom(GridTask):
     @staticmethod
     def tasks(config: dict) -> list[dict]:
         """Keyword arguments of every task: task i has goal (i // grid_size, i % grid_size)."""
-        n = config["grid_size"]
-        return [{"goal": (i // n, i % n), "grid_size": n, "horizon": config["horizon"]} for i in range(n * n)]
+        n, shared = config["grid_size"], shared_settings(config)
+        return [{"goal": (i // n, i % n)} | shared for i in range(n * n)]
 
     @property
     def optimal_return(self) -> float:
@@ -93,7 +93,7 @@ class DarkroomPermuted(Darkroom):
     @staticmethod
     def tasks(config: dict) -> list[dict]:
         """Keyword arguments of every task: all 120 permutations, in lexical order."""
-        shared = {"grid_size": config["grid_size"], "horizon": config["horizon"]}
+        shared = shared_settings(config)
         return [{"permutation": permutation} | shared for permutation in permutations(range(len(MOVES)))]
 
 

@@ -25,6 +25,12 @@ def distance(one: tuple[int, int], other: tuple[int, int]) -> int:
     return sum(abs(a - b) for a, b in zip(one, other))
 
 
+def shared_settings(config: dict) -> dict:
+    """The arguments that all tasks of a config share; a `horizon` of null leaves the class its own default."""
+    horizon = {} if config["horizon"] is None else {"horizon": config["horizon"]}
+    return {"grid_size": config["grid_size"]} | horizon
+
+
 class GridTask(gym.Env):
     """One task: the agent sees its own cell, and learns from rewards alone where to go.
 

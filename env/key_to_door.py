@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnvWrapper
 
-from env.grid import GridTask, GridVecEnv, distance
+from env.grid import GridTask, GridVecEnv, distance, shared_settings
 
 
 class DarkKeyToDoor(GridTask):
@@ -41,9 +41,8 @@ class DarkKeyToDoor(GridTask):
     @staticmethod
     def tasks(config: dict) -> list[dict]:
         """Keyword arguments of every task: all pairs of a key and a door cell; `n_tasks` makes it a sample."""
-        n = config["grid_size"]
+        n, shared = config["grid_size"], shared_settings(config)
         cells = list(product(range(n), range(n)))
-        shared = {"grid_size": n, "horizon": config["horizon"]}
         return [{"key": key, "door": door} | shared for key, door in product(cells, cells)]
 
     @property

@@ -1,0 +1,102 @@
+"""Making the environments of tasks, and what is known of an episode beforehand."""
+
+from __future__ import annotations
+
+import importlib
+from numbers import Integral
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from config.schema import SOURCE, TASKS, names
+from env.families import FAMILIES
+from env.tasks import list_tasks
+
+_limits: dict[tuple[str, ...], int | None] = {}  # of environments that had to be made to know
+
+
+def find_spec(name: str) -> EnvSpec | None:
+    """What Gymnasium knows of an id; None if it does not know it. `module:id` imports the module first."""
+    module, colon, env_id = name.rpartition(":")
+    if colon:
+        importlib.import_module(module)
+    return gym.registry.get(env_id)
+
+
+def make_env(config: dict, task: dict, render_mode: str | None = None) -> gym.Env:
+    """One scalar environment of a task."""
+    drawing = {} if render_mode is None else {"render_mode": render_mode}
+    if family := FAMILIES.get(config["env"]):
+        return family.scalar(**task, **drawing)
+    return Monitor(gym.make(config["env"], **task, **drawing))
+
+
+def make_vec_env(config: dict, tasks: list[dict], render_mode: str | None = None) -> VecEnv:
+    """A VecEnv with one environment per entry of `tasks`, in that order.
+
+    With `render_mode="rgb_array"` its `get_images()` gives a picture of each environment.
+    """
+    family = FAMILIES.get(config["env"])
+    if family and family.batched:
+        return family.batched(tasks, render_mode)
+    return DummyVecEnv([lambda task=task: make_env(config, task, render_mode) for task in tasks])
+
+
+def make_source_env(config: dict, tasks: list[dict]) -> VecEnv:
+    """The VecEnv that the source algorithm is trained on; where it has a `recorded`, that is what histories hold."""
+    vec_env = make_vec_env(config, tasks)
+    return FAMILIES[config["env"]].source_sees(vec_env) if config["source_sees_progress"] else vec_env
+
+
+# Without a step -------------------------------------------------------------------------------------
+
+
+def optimal_return(config: dict, task: dict) -> float | None:
+    """The best possible expected return of a task, or None where its environment has no `optimal_return`."""
+    made = make_env(config, task)
+    made.close()
+    return getattr(made.unwrapped, "optimal_return", None)
+
+
+def max_episode_steps(config: dict) -> int:
+    """The most steps an episode of any task can have: the environment's own limit, or the config's `horizon`."""
+    tasks = list_tasks(config)
+    if config["env"] in FAMILIES:
+        return config["horizon"] or make_env(config, tasks[0]).horizon
+    return max(own_limit(config, task) or config["horizon"] for task in tasks)
+
+
+def own_limit(config: dict, task: dict) -> int | None:
+    """Steps after which the environment of a Gymnasium id ends a task's episodes itself; None if it has no limit.
+
+    That is Gymnasium's `max_episode_steps`, or an attribute `horizon` or (as Minigrid calls it) `max_steps`.
+    """
+    spec = find_spec(config["env"])
+    limit = task.get("max_episode_steps") or spec.max_episode_steps
+    if limit and limit != -1:  # Gymnasium's word for none
+        return limit
+    key = (config["env"], str(spec.entry_point), str(spec.kwargs), str(task))
+    if key not in _limits:
+        made = make_env(config, task)
+        made.close()
+        found = [getattr(made.unwrapped, name, None) for name in ("horizon", "max_steps")]
+        found += [made.spec.max_episode_steps] if limit is None else []
+        _limits[key] = next((int(steps) for steps in found if isinstance(steps, Integral) and steps > 0), None)
+    return _limits[key]
+
+
+def keys_read(config: dict) -> tuple[str, ...]:
+    """Names of the env section's keys that decide what this env's tasks are.
+
+    Two configs with the same values of these have the same tasks. Of an env without a step limit of its
+    own, `horizon` is one of them.
+    """
+    read = {"env", "n_tasks"} | (set() if config["n_tasks"] is None else {"task_seed"})
+    if family := FAMILIES.get(config["env"]):
+        read |= {*family.keys} | ({"source_sees_progress"} if family.source_sees else set())
+    else:
+        read |= {"env_kwargs", "task_kwargs", "task_ranges"}
+        read |= set() if all(own_limit(config, task) for task in list_tasks(config)) else {"horizon"}
+    return tuple(name for name in names(SOURCE, TASKS, section="env") if name in read)
