@@ -14,53 +14,43 @@ if __name__ == "__main__":
 import argparse
 import multiprocessing
 import os
-import platform
 import shutil
-import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TextIO
 
-import gymnasium
 import h5py
 import numpy as np
-import stable_baselines3
 import torch
 import yaml
 from tqdm import tqdm
 
 import algorithm
 import env
-from algorithm.utils import HistoryLoggerCallback
-from ranks import Ranks
-from utils import (
-    BAR_SECONDS,
-    KEYS,
-    ROOT,
-    SPLIT_KEYS,
+from algorithm.source import check_history
+from config.loading import differences, load_config, recorded_settings
+from config.schema import KEYS
+from files import (
     InputError,
-    add_config_arguments,
-    config_paths,
-    differences,
-    get_config,
-    history_path,
-    load_config,
+    WriteError,
+    describe_foreign_error,
     lock,
     make_folder,
-    n_cores,
     one_line,
     remove_temporaries,
-    run_script,
     write_atomically,
 )
+from history.format import history_path
+from history.origin import Damaged, read_origin, reading
+from history.writer import join_files, task_attributes, write_history
+from ranks import Ranks
+from scripts import BAR_SECONDS, add_config_arguments, config_paths, run_script
+from utils import get_config, n_cores
 
-FORMAT_VERSION = 1
-HDF5_FORMAT = ("v110", "v110")  # its metadata carry checksums too; read by HDF5 1.10 (2016) and newer
-NOT_RECORDED = {"n_process", *SPLIT_KEYS}  # they do not change what is in the file
+CHECKS = (env.config_problems, algorithm.config_problems, env.probe_tasks)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -74,12 +64,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    config = load_config(config_paths(args), args.overrides, checks=(env.config_problems, algorithm.config_problems))
+    config = load_config(config_paths(args), args.overrides, checks=CHECKS)
     output = history_path(config, args.traj_dir)
     parts = output.with_name(f".{output.name}.parts")
     log_dir = Path(args.log_dir) / output.stem
     ranks = Ranks()
-    plan = ranks.first_does(lambda: prepare(config, output, parts, args.overwrite))
+    plan = ranks.first_does(lambda: prepare(config, output, parts, log_dir, args.overwrite))
     pending = ranks.from_first(plan and plan.pending)
     if pending is None:
         ranks.leave()
@@ -90,8 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\ninterrupted; finished tasks are kept in {parts}, the same command goes on", file=sys.stderr)
         return 130
     failures = {task: cause for of_rank in ranks.gather(found) for task, cause in of_rank.items()}
-    if plan:
-        finish(config, output, parts, failures)
+    ranks.first_does(lambda: finish(config, output, parts, failures))
     ranks.leave()
     return 1 if failures else 0
 
@@ -104,17 +93,19 @@ class Plan:
     lock: TextIO
 
 
-def prepare(config: dict, output: Path, parts: Path, overwrite: bool) -> Plan | None:
+def prepare(config: dict, output: Path, parts: Path, log_dir: Path, overwrite: bool) -> Plan | None:
     """Find out which tasks are left to collect; None if the output is complete.
 
     Raises:
         InputError: the output or its parts were made with other settings, or another collect.py is at work.
+        WriteError: a folder cannot be written to.
     """
     if output.exists() and not overwrite:
-        check_same_settings(config, read_settings(output), output)
+        check_same_settings(config, read_settings(output, config), output)
         print(f"{output} is already complete; use --overwrite to collect it again")
         return None
     make_folder(output.parent)
+    make_folder(log_dir)
     held = lock(output)
     remove_temporaries(output.parent, output.name)
     prepare_parts(parts, config, overwrite)
@@ -140,27 +131,19 @@ def finish(config: dict, output: Path, parts: Path, failures: dict[int, str]) ->
 # Settings of existing files -----------------------------------------------------------------------
 
 
-def recorded_settings(config: dict) -> dict:
-    """The part of a config that decides what a history file contains; keys an older one lacks get their defaults."""
-    keys = KEYS["env"] | KEYS["algorithm"]
-    return {name: config.get(name, key.default) for name, key in keys.items() if name not in NOT_RECORDED}
-
-
-def read_settings(output: Path) -> dict:
-    try:
-        with h5py.File(output) as file:
-            return recorded_settings(yaml.safe_load(file.attrs["config"]))
-    except Exception as error:  # h5py raises many types for damaged files
-        reason = one_line(error)[:200]
-        raise InputError(
-            f"{output}: exists, but its settings cannot be read ({reason}); --overwrite replaces it"
-        ) from None
+def read_settings(output: Path, config: dict) -> dict:
+    """The settings that an existing file was collected with."""
+    recorded = read_origin(output, config).recorded
+    if not recorded:
+        raise InputError(f"{output}: exists, but does not say with what settings; --overwrite replaces it")
+    return recorded_settings(recorded)
 
 
 def check_same_settings(config: dict, existing: dict, place: Path) -> None:
     """Raise InputError, naming the differing keys, when `place` was made with other settings."""
-    wanted = recorded_settings(config)
-    if differing := differences(existing, wanted, wanted):
+    wanted, read = recorded_settings(config), env.keys_read(config)
+    compared = [name for name in wanted if name in read or name not in KEYS["env"]]
+    if differing := differences(existing, wanted, compared):
         raise InputError(
             f"{place}: exists and was collected with other settings ({differing}); "
             "use --overwrite to replace it or --traj-dir to keep both"
@@ -189,12 +172,12 @@ def is_finished(path: Path, task: int) -> bool:
     if not path.is_file():
         return False
     try:
-        with h5py.File(path) as file:
+        with reading(path), h5py.File(path) as file:
             for data in file[str(task)].values():
                 data[()]  # compares the checksums
         return True
-    except Exception as error:  # h5py raises many types for damaged files
-        print(f"{path}: damaged ({one_line(error)[:200]}); task {task} is collected again", file=sys.stderr)
+    except Damaged as error:
+        print(f"{path}: damaged ({one_line(error.__cause__, 200)}); task {task} is collected again", file=sys.stderr)
         path.unlink()
         return False
 
@@ -204,12 +187,9 @@ def is_finished(path: Path, task: int) -> bool:
 
 def collect_tasks(config: dict, tasks: list[int], parts: Path, log_dir: Path, ranks: Ranks) -> dict[int, str]:
     """Run every task in a process of its own, `n_process` at a time; return the causes of failures."""
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(["collect"])  # import torch and SB3 once, not once per task
     n_process = config["n_process"] or max(1, n_cores() // ranks.n_local)
     waiting, running, failures, interrupts = list(tasks), {}, {}, []
+    context = process_context()
     # A flag, since a KeyboardInterrupt raised wherever the code happens to be can get lost in a destructor
     handler = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
     with tqdm(
@@ -218,12 +198,8 @@ def collect_tasks(config: dict, tasks: list[int], parts: Path, log_dir: Path, ra
         try:
             while waiting or running:
                 while waiting and len(running) < n_process:
-                    task = waiting.pop(0)
-                    receiver, sender = context.Pipe(duplex=False)
-                    worker = context.Process(target=run_worker, args=(config, task, parts, log_dir, sender))
-                    worker.start()
-                    sender.close()
-                    running[worker.sentinel] = (task, worker, receiver)
+                    worker, receiver = start_worker(context, config, waiting[0], parts, log_dir)
+                    running[worker.sentinel] = (waiting.pop(0), worker, receiver)
                 for sentinel in wait(list(running), timeout=0.2):
                     task, worker, receiver = running.pop(sentinel)
                     worker.join()
@@ -240,6 +216,25 @@ def collect_tasks(config: dict, tasks: list[int], parts: Path, log_dir: Path, ra
                 worker.terminate()
                 worker.join()
     return failures
+
+
+def process_context() -> multiprocessing.context.BaseContext:
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["collect"])  # import torch and SB3 once, not once per task
+    return context
+
+
+def start_worker(
+    context: multiprocessing.context.BaseContext, config: dict, task: int, parts: Path, log_dir: Path
+) -> tuple[multiprocessing.Process, Connection]:
+    """Start collecting a task; what the worker reports comes through the connection."""
+    receiver, sender = context.Pipe(duplex=False)
+    worker = context.Process(target=run_worker, args=(config, task, parts, log_dir, sender))
+    worker.start()
+    sender.close()
+    return worker, receiver
 
 
 def failure_cause(worker: multiprocessing.Process, receiver: Connection) -> str:
@@ -259,10 +254,12 @@ def run_worker(config: dict, task: int, parts: Path, log_dir: Path, report: Conn
     threading.Thread(target=die_with_parent, daemon=True).start()  # ... unless it was killed
     torch.set_num_threads(1)
     try:
-        mean_returns = collect_task(config, task, parts / f"{task}.hdf5", log_dir)
-        report.send(mean_returns[-1])
-    except Exception as error:
-        report.send(f"{type(error).__name__}: {one_line(error)}")
+        report.send(collect_task(config, task, parts / f"{task}.hdf5", log_dir)[-1])
+    except WriteError as error:
+        report.send(str(error))
+        sys.exit(1)
+    except Exception as error:  # the environment and the source may be the user's
+        report.send(describe_foreign_error(error, log_dir))
         sys.exit(1)
 
 
@@ -271,91 +268,30 @@ def die_with_parent() -> None:
     os._exit(1)
 
 
-def collect_task(config: dict, task: int, path: Path, log_dir: Path | None) -> list[float]:
-    """Train the source algorithm on one task and write its history to `path`, in one step.
+def collect_task(config: dict, task: int, path: Path, log_dir: Path | None) -> np.ndarray:
+    """Run the source on one task and write its history to `path`, in one step.
 
     Returns:
-        The mean return of the episodes that ended in each rollout; NaN where none did.
+        The mean return of the episodes that ended in each rollout, (rollouts,); NaN where none did.
     """
-    kwargs = env.list_tasks(config)[task]
+    arguments = env.list_tasks(config)[task]
     seed = config["alg_seed"] + task
-    vec_env = env.make_source_env(config, [kwargs] * config["n_stream"])
-    source = algorithm.ALGORITHM[config["alg"]](config, vec_env, seed, log_dir and str(log_dir / f"task-{task}"))
-    logger = HistoryLoggerCallback(compress_interval=config["n_steps"])
-    source.learn(config["total_source_timesteps"], callback=logger, tb_log_name=config["alg"])
+    vec_env = env.make_source_env(config, [arguments] * config["n_stream"])
+    source = algorithm.source_class(config)(config, vec_env, seed, log_dir and str(log_dir / f"task-{task}"))
+    history = source.run()
+    check_history(history, vec_env.action_space, config["n_steps"])
     vec_env.close()
-    attributes = {name: as_attribute(value) for name, value in kwargs.items()}
-    attributes |= {"seed": seed, "mean_return_per_rollout": np.array(logger.mean_return_per_rollout, dtype=np.float32)}
-    if (optimal := env.optimal_return(config, kwargs)) is not None:
-        attributes["optimal_return"] = optimal
+    attributes = task_attributes(arguments, seed, env.optimal_return(config, arguments), history)
     write_atomically(
-        path, lambda temporary: write_history(temporary, str(task), logger.history(), attributes, config["n_steps"])
+        path, lambda temporary: write_history(temporary, str(task), history, attributes, config["n_steps"])
     )
-    return logger.mean_return_per_rollout
-
-
-# Writing ------------------------------------------------------------------------------------------
-
-
-def write_history(
-    path: Path, group_name: str, history: dict[str, np.ndarray], attributes: dict, chunk_steps: int
-) -> None:
-    """Write one task's arrays, chunked along time, compressed and with checksums."""
-    with h5py.File(path, "w", libver=HDF5_FORMAT) as file:
-        group = file.create_group(group_name)
-        for name, array in history.items():
-            chunks = (min(chunk_steps, len(array)), *array.shape[1:])
-            group.create_dataset(name, data=array, chunks=chunks, compression="gzip", shuffle=True, fletcher32=True)
-        group.attrs.update(attributes)
-
-
-def as_attribute(value: object) -> object:
-    """Numbers, text and lists of equal numbers as they are, for HDF5; anything else as YAML."""
-    is_list_of_numbers = isinstance(value, (tuple, list)) and np.asarray(value, dtype=object).ndim == 1
-    if is_list_of_numbers and all(isinstance(entry, (int, float)) for entry in value):
-        return np.array(value)
-    return value if isinstance(value, (bool, int, float, str)) else yaml.safe_dump(value)
+    return attributes["mean_return_per_rollout"]
 
 
 def join_parts(output: Path, parts: Path, n_tasks: int, config: dict) -> None:
-    """Copy all parts into the final file, which gets its name only when it is whole; drop the parts."""
-
-    def write(temporary: Path) -> None:
-        with h5py.File(temporary, "w", libver=HDF5_FORMAT) as file:
-            file.attrs.update(file_attributes(config))
-            for task in range(n_tasks):
-                with h5py.File(parts / f"{task}.hdf5") as part:
-                    part.copy(str(task), file)
-
-    write_atomically(output, write)
+    """Join the parts into the final file, which gets its name only when it is whole; drop the parts."""
+    join_files(output, {task: parts / f"{task}.hdf5" for task in range(n_tasks)}, config)
     shutil.rmtree(parts)
-
-
-def file_attributes(config: dict) -> dict:
-    versions = {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "stable_baselines3": stable_baselines3.__version__,
-        "gymnasium": gymnasium.__version__,
-        "numpy": np.__version__,
-        "h5py": h5py.__version__,
-    }
-    return {
-        "format_version": FORMAT_VERSION,
-        "config": yaml.safe_dump(config, sort_keys=False),
-        "versions": yaml.safe_dump(versions, sort_keys=False),
-        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": git_commit(),
-    }
-
-
-def git_commit() -> str:
-    """The commit of this code, or nothing where there is no git or no repository."""
-    try:
-        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return git.stdout.strip() if git.returncode == 0 else ""
 
 
 if __name__ == "__main__":

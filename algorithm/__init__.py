@@ -1,32 +1,42 @@
-"""Source algorithms, by the name used in `alg` of config/algorithm/*.yaml."""
+"""Sources of learning histories, by the name used in `alg` of config/algorithm/*.yaml; `module:Class` is one of the user's."""
 
 import stable_baselines3
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from algorithm.a2c import A2CWrapper
-from algorithm.ppo import PPOWrapper
-from utils import KEYS
+from algorithm.a2c import A2CSource
+from algorithm.ppo import PPOSource
+from algorithm.source import Source
+from utils import find_class
 
-ALGORITHM = {"PPO": PPOWrapper, "A2C": A2CWrapper}
+ALGORITHM: dict[str, type[Source]] = {"PPO": PPOSource, "A2C": A2CSource}
+
+
+def source_class(config: dict) -> type[Source]:
+    """The class of the config's source.
+
+    Raises:
+        KeyError: there is none of that name. Whatever the user's module raises is let through.
+    """
+    return find_class(config["alg"], ALGORITHM)
 
 
 def config_problems(config: dict) -> list[str]:
     """What is wrong with the algorithm part of a config, beyond types and ranges."""
     alg = config["alg"]
-    if alg not in ALGORITHM:
+    try:
+        source = source_class(config)
+    except KeyError:
         return [_unknown_algorithm(alg)]
-    problems = [
-        f"{name}: {alg} does not read it, only {key.alg} does; leave it out, or use a config of {alg} under config/algorithm/"
-        for name, key in KEYS["algorithm"].items()
-        if not key.is_read(config) and config[name] is not None
-    ]
+    if not callable(getattr(source, "run", None)):
+        return [f"alg: {alg} has no method run, which every source has; algorithm/source.py says what a source is"]
+    problems = []
     rollout = config["n_steps"] * config["n_stream"]
-    if alg == "PPO" and config["batch_size"] > rollout:
+    if issubclass(source, PPOSource) and config["batch_size"] > rollout:
         problems.append(
             f"batch_size {config['batch_size']} is larger than one rollout, n_steps * n_stream = "
             f"{config['n_steps']} * {config['n_stream']} = {rollout}"
         )
-    if not all(isinstance(width, int) and width > 0 for width in config["net_arch"]):
+    if not all(isinstance(width, int) and width > 0 for width in config["net_arch"] or ()):
         problems.append(f"net_arch {config['net_arch']}: expected a list of positive layer widths")
     return problems
 
@@ -39,4 +49,4 @@ def _unknown_algorithm(alg: str) -> str:
             f"alg: {alg} is off-policy: it learns from a replay buffer of all its past, so it has no rollouts that "
             f"could be regions; use one of {names}, or train standard AD on a history file without compress_markers"
         )
-    return f"alg: unknown algorithm '{alg}', expected one of {names}"
+    return f"alg: unknown algorithm '{alg}', expected one of {names}, or module:Class"

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-from algorithm.utils import reached_observations
+from algorithm.source import reached_observations
 
 
 class ExplorationBonus(VecEnvWrapper):

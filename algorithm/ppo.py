@@ -5,26 +5,14 @@ from __future__ import annotations
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
-from algorithm.exploration import with_exploration_bonus
-from algorithm.settings import shared_settings
+from algorithm.on_policy import OnPolicySource, keys_of
 
 
-class PPOWrapper(PPO):
-    """SB3's PPO with the settings of config/algorithm/ppo_*.yaml.
+class PPOSource(OnPolicySource, PPO):
+    """SB3's PPO with the settings of config/algorithm/ppo_*.yaml; the arguments are those of `OnPolicySource`."""
 
-    Args:
-        config: the effective config; the keys of the algorithm file are read.
-        env: one environment per stream, all of one task.
-        seed: seeds the policy's weights, its sampling and the environments.
-        log_dir: TensorBoard folder, or None for no log.
-    """
+    keys = keys_of("PPO")
 
-    def __init__(self, config: dict, env: VecEnv, seed: int, log_dir: str | None = None):
-        super().__init__(
-            "MlpPolicy",
-            with_exploration_bonus(env, config),
-            **shared_settings(config, seed, log_dir),
-            batch_size=config["batch_size"],
-            n_epochs=config["n_epochs"],
-            clip_range=config["clip_range"],
-        )
+    def __init__(self, config: dict, vec_env: VecEnv, seed: int, log_dir: str | None = None):
+        own = {"batch_size": config["batch_size"], "n_epochs": config["n_epochs"], "clip_range": config["clip_range"]}
+        super().__init__(config, vec_env, seed, log_dir, **own)

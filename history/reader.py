@@ -11,14 +11,13 @@ from pathlib import Path
 import gymnasium as gym
 import h5py
 import numpy as np
-import yaml
 
 import env
-from algorithm.utils import find_regions
-from utils import KEYS, SPLIT_KEYS, InputError, differences, one_line
+from files import InputError
+from history.format import FIELDS, REQUIRED_FIELDS, soft_target_names
+from history.markers import find_regions
+from history.origin import check_env, open_history, reading, recorded_config
 
-FIELDS = ("states", "actions", "rewards", "dones")  # what training reads; the last one is optional
-NEWEST_FORMAT = 1
 MEMORY_SHARE = 0.5  # of what is free; larger datasets stay in the file
 CACHE_BYTES = 256e6  # for pieces of such a dataset
 
@@ -56,93 +55,81 @@ class HistoryFile:
     ):
         self.path, self.config = path, config
         self.observation_space, self.action_space = spaces or env.spaces(config)
-        if not path.is_file():
-            raise InputError(f"{path}: no such history file; collect it with: python collect.py")
-        file = None
+        file = open_history(path, config)
         try:
-            file = h5py.File(path, rdcc_nbytes=0)  # no cache of chunks: 1 MB per dataset, and pieces are whole chunks
-            self._check_version(file)
-            self._check_env(file)
-            groups = [self._group(file, task) for task in tasks]
-            self.names = [name for name in FIELDS if all(name in group for group in groups)]
-            soft_names = soft_target_names(self.action_space)
-            self.has_soft_targets = all(name in group for group in groups for name in soft_names)
-            if config["soft_targets"] and self.has_soft_targets:
-                self.names += soft_names
+            check_env(recorded_config(file, path, config), path, config)
+            groups = [self._open_group(file, task) for task in tasks]
+            self._choose_names(groups)
             self.task_steps = np.array([self._steps_to_use(group, source_timesteps) for group in groups])
             self.task_offset = np.concatenate([[0], np.cumsum(self.task_steps)])
             self.n_streams = min(self._streams_to_use(group, n_stream) for group in groups)
             for group in groups:
                 self._check_shapes(group)
-            self.has_markers = all("compress_markers" in group for group in groups)
             self.regions = [self._regions(g, n) for g, n in zip(groups, self.task_steps)] if self.has_markers else []
-            stored = {name: StoredArray(self, name, groups) for name in self.names}
-            if self._fits_in_memory(stored):
-                self.arrays = {name: array.read_all() for name, array in stored.items()}
+            self.arrays = {name: StoredArray(self, name, groups) for name in self.names}
+            if self._fits_in_memory():
+                self.arrays = {name: array.read_all() for name, array in self.arrays.items()}
                 file.close()
-            else:
-                self.arrays = stored
-        except Exception as error:  # h5py raises many types for damaged files
-            if file:
-                file.close()
-            if isinstance(error, InputError):
-                raise
-            raise damaged(path, error) from None
+        except BaseException:
+            file.close()
+            raise
 
-    def _check_version(self, file: h5py.File) -> None:
-        version = file.attrs.get("format_version", NEWEST_FORMAT)  # older files have none
-        if not isinstance(version, (int, np.integer)):
-            raise InputError(f"{self.path}: format_version {version!r}: expected a whole number; collect it again")
-        if version > NEWEST_FORMAT:
-            raise InputError(
-                f"{self.path}: format_version {version} is newer than this code reads, {NEWEST_FORMAT}; update the code"
-            )
-
-    def _group(self, file: h5py.File, task: int) -> h5py.Group:
-        group = file.get(str(task))
-        if not isinstance(group, h5py.Group):
+    def _open_group(self, file: h5py.File, task: int) -> dict[str, h5py.Dataset]:
+        """The datasets of a task that this code reads. h5py keeps their shape and dtype, once read."""
+        names = (*FIELDS, *soft_target_names(self.action_space), "compress_markers")
+        with reading(self.path, self.config):
+            group = file.get(str(task))
+            found = {name: group[name] for name in names if name in group} if isinstance(group, h5py.Group) else None
+            datasets = {name: data for name, data in (found or {}).items() if isinstance(data, h5py.Dataset)}
+            numeric = {n: np.issubdtype(d.dtype, np.number) or d.dtype == bool for n, d in datasets.items()}
+            _ = [(data.shape, data.chunks) for data in datasets.values()]
+        if found is None:
             n_tasks = len(env.list_tasks(self.config))
             raise InputError(f"{self.path}: has no group '{task}'; the config's env has tasks 0 to {n_tasks - 1}")
-        missing = [name for name in ("states", "actions", "rewards") if name not in group]
-        if missing:
-            raise InputError(f"{self.path}:{group.name}: lacks the dataset {', '.join(missing)}; collect it again")
-        return group
+        if missing := [name for name in REQUIRED_FIELDS if name not in found]:
+            raise InputError(f"{self.path}:/{task}: lacks the dataset {', '.join(missing)}; collect it again")
+        if odd := [name for name in found if not numeric.get(name)]:
+            raise InputError(f"{self.path}:/{task}/{odd[0]}: is no dataset of numbers; collect it again")
+        return datasets
 
-    def _check_env(self, file: h5py.File) -> None:
-        """Refuse a file that says it was collected on another environment than the config's."""
-        if differing := env_differences(file, self.config):
-            raise InputError(
-                f"{self.path}: was collected on another environment ({differing}); use the env config it was "
-                "collected with, or collect again"
-            )
+    def _place(self, group: dict[str, h5py.Dataset]) -> str:
+        return f"{self.path}:{group['states'].name.removesuffix('/states')}"
 
-    def _steps_to_use(self, group: h5py.Group, source_timesteps: int | None) -> int:
-        shape = group["states"].shape
+    def _choose_names(self, groups: list[dict[str, h5py.Dataset]]) -> None:
+        soft_names = soft_target_names(self.action_space)
+        self.names = [name for name in FIELDS if all(name in group for group in groups)]
+        self.has_soft_targets = all(name in group for group in groups for name in soft_names)
+        self.has_markers = all("compress_markers" in group for group in groups)
+        if self.config["soft_targets"] and self.has_soft_targets:
+            self.names += soft_names
+
+    def _steps_to_use(self, group: dict[str, h5py.Dataset], source_timesteps: int | None) -> int:
+        shape, place = group["states"].shape, self._place(group)
         if len(shape) < 2 or 0 in shape:
             raise InputError(
-                f"{self.path}:{group.name}/states: has shape {shape}, expected (steps, streams, entries), none of them 0; "
+                f"{place}/states: has shape {shape}, expected (steps, streams, entries), none of them 0; "
                 "collect it again"
             )
         available = shape[0]
         if source_timesteps is not None and source_timesteps > available:
             raise InputError(
-                f"{self.path}:{group.name}: holds {available} steps per stream, train_source_timesteps asks for "
+                f"{place}: holds {available} steps per stream, train_source_timesteps asks for "
                 f"{source_timesteps}; lower it or collect more"
             )
         return source_timesteps or available
 
-    def _streams_to_use(self, group: h5py.Group, n_stream: int | None) -> int:
+    def _streams_to_use(self, group: dict[str, h5py.Dataset], n_stream: int | None) -> int:
         available = group["states"].shape[1]
         if n_stream is not None and n_stream > available:
             raise InputError(
-                f"{self.path}:{group.name}: holds {available} streams, n_stream asks for {n_stream}; lower it or collect more"
+                f"{self._place(group)}: holds {available} streams, n_stream asks for {n_stream}; lower it or collect more"
             )
         return n_stream or available
 
-    def _fits_in_memory(self, stored: dict[str, StoredArray]) -> bool:
+    def _fits_in_memory(self) -> bool:
         if self.config["in_memory"] != "auto":
             return self.config["in_memory"] == "always"
-        needed = sum(array.n_bytes for array in stored.values())
+        needed = sum(array.n_bytes for array in self.arrays.values())
         return needed < MEMORY_SHARE * available_memory()
 
     def entry_shape(self, name: str) -> tuple[int, ...]:
@@ -157,13 +144,13 @@ class HistoryFile:
         space = self.observation_space if name == "states" else self.action_space
         return (int(np.prod(space.shape, dtype=int)),)
 
-    def _check_shapes(self, group: h5py.Group) -> None:
+    def _check_shapes(self, group: dict[str, h5py.Dataset]) -> None:
         for name in self.names:
             entry, found = self.entry_shape(name), group[name].shape
             expected = (*group["states"].shape[:2], *entry)
             if found[:2] != expected[:2] or np.prod(found[2:]) != np.prod(entry):
                 raise InputError(
-                    f"{self.path}:{group.name}/{name}: has shape {found}, expected {expected}, by the states and the "
+                    f"{self.path}:{group[name].name}: has shape {found}, expected {expected}, by the states and the "
                     "config's env; use the config it was collected with, or collect again"
                 )
 
@@ -193,8 +180,10 @@ class HistoryFile:
                 "is damaged: collect it again"
             )
 
-    def _regions(self, group: h5py.Group, n_steps: int) -> list[tuple[int, int]]:
-        place, markers = f"{self.path}:{group.name}/compress_markers", group["compress_markers"][()]
+    def _regions(self, group: dict[str, h5py.Dataset], n_steps: int) -> list[tuple[int, int]]:
+        place = f"{self.path}:{group['compress_markers'].name}"
+        with reading(self.path, self.config):
+            markers = group["compress_markers"][()]
         n_steps_held, n_streams = group["states"].shape[:2]
         if markers.shape not in ((n_steps_held,), (n_steps_held, n_streams)):
             raise InputError(
@@ -220,7 +209,7 @@ class StoredArray:
     A piece is one chunk of time of one task, all streams. The newest ones are kept, up to `CACHE_BYTES`.
     """
 
-    def __init__(self, history: HistoryFile, name: str, groups: list[h5py.Group]):
+    def __init__(self, history: HistoryFile, name: str, groups: list[dict[str, h5py.Dataset]]):
         self.history, self.name, self.data = history, name, [group[name] for group in groups]
         self.dtype = np.result_type(*(data.dtype for data in self.data)).newbyteorder("=")
         self.entry = history.entry_shape(name)
@@ -264,10 +253,9 @@ class StoredArray:
     def _read(self, task: int, start: int, stop: int) -> np.ndarray:
         """(stop - start, E, *entry) steps of one task, checked."""
         data, n_streams = self.data[task], self.history.n_streams
-        try:
-            values = data[start:stop, :n_streams].reshape(stop - start, n_streams, *self.entry)
-        except Exception as error:  # h5py raises many types for damaged files
-            raise damaged(self.history.path, error) from None
+        with reading(self.history.path, self.history.config):
+            values = data[start:stop, :n_streams]
+        values = values.reshape(stop - start, n_streams, *self.entry)
         self.history.check_values(f"{self.history.path}:{data.name}", self.name, values, start)
         return values
 
@@ -280,23 +268,6 @@ class StoredArray:
         return result.reshape(self.shape)
 
 
-def soft_target_names(action_space: gym.Space) -> tuple[str, ...]:
-    """The datasets that hold the source policy's distributions of such actions."""
-    return ("action_probs",) if isinstance(action_space, gym.spaces.Discrete) else ("action_means", "action_stds")
-
-
-def env_differences(file: h5py.File, config: dict) -> str:
-    """In what the env that a file says it was collected on differs from the config's; empty if in nothing."""
-    try:
-        recorded = yaml.safe_load(file.attrs["config"])
-    except (KeyError, TypeError, AttributeError, yaml.YAMLError):  # an older file, or another program's
-        return ""
-    if not isinstance(recorded, dict):
-        return ""
-    told = [name for name in KEYS["env"] if name in recorded and name not in SPLIT_KEYS]
-    return differences(recorded, config, told, "in the config")
-
-
 def available_memory() -> float:
     """Bytes that can still be used, by the system and by the container's limit; infinite where nothing tells."""
     available = float("inf")
@@ -307,9 +278,3 @@ def available_memory() -> float:
     if limit.exists() and used.exists() and limit.read_text().strip() != "max":
         available = min(available, int(limit.read_text()) - int(used.read_text()))
     return available
-
-
-def damaged(path: Path, error: Exception) -> InputError:
-    return InputError(
-        f"{path}: damaged or no HDF5 file ({one_line(error)[:200]}); collect it again with: python collect.py --overwrite"
-    )

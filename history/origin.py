@@ -1,0 +1,163 @@
+"""Opening of history files, and what they say of their origin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import yaml
+
+import env
+from config.loading import differences, load_config, recorded_settings
+from files import InputError, one_line
+from history.format import FORMAT_VERSION
+from history.markers import of_first_stream, rollout_length
+from scripts import families, family_paths
+
+# What h5py raises for a damaged file. MemoryError is not among them: it says nothing of the file
+DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, LookupError, AttributeError, OverflowError)
+
+
+class Damaged(InputError):
+    """A file that HDF5 cannot read; `__cause__` is what it says."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a history file says of where it comes from.
+
+    Attributes:
+        recorded: the config it was collected with; {} in older files.
+        created_utc, git_commit, versions: of the collection; "" where the file does not say. `versions` is YAML.
+        rollout_length: steps per stream in a rollout: the recorded `n_steps`, else the most common distance
+            between region starts of the first task; None without markers.
+        fields: the datasets of the first task.
+        format_version: 1 for older files, which have none.
+    """
+
+    recorded: dict
+    created_utc: str
+    git_commit: str
+    versions: str
+    rollout_length: int | None
+    fields: frozenset[str]
+    format_version: int
+
+
+def read_origin(path: Path, config: dict | None = None) -> Origin:
+    """What a file says of its origin.
+
+    Args:
+        config: names, in messages, the command that collects the file; None if that is not known.
+
+    Raises:
+        InputError: the file is missing, damaged, or newer than this code reads.
+    """
+    with open_history(path, config) as file:
+        return origin_of(file, path, config)
+
+
+def origin_of(file: h5py.File, path: Path, config: dict | None = None) -> Origin:
+    """`read_origin` for a file that is open."""
+    recorded = recorded_config(file, path, config)
+    with reading(path, config):
+        told, tasks = dict(file.attrs), task_numbers(file)
+        first = file.get(str(tasks[0])) if tasks else None
+        fields = frozenset(first) if isinstance(first, h5py.Group) else frozenset()
+        length = recorded.get("n_steps")
+        if not isinstance(length, int) or length < 2:
+            markers = np.asarray(first["compress_markers"][()]) if "compress_markers" in fields else np.zeros(())
+            length = rollout_length(of_first_stream(markers)) if markers.ndim in (1, 2) else None
+    texts = {name: str(told.get(name, "")) for name in ("created_utc", "git_commit", "versions")}
+    version = int(told.get("format_version", FORMAT_VERSION))
+    return Origin(recorded, **texts, rollout_length=length, fields=fields, format_version=version)
+
+
+def recorded_config(file: h5py.File, path: Path, config: dict | None = None) -> dict:
+    """The config that an open file was collected with; {} for an older file's, or another program's."""
+    with reading(path, config):
+        text = file.attrs.get("config")
+    try:
+        recorded = yaml.safe_load(text) if isinstance(text, (str, bytes)) else {}
+    except yaml.YAMLError:
+        recorded = {}
+    return recorded if isinstance(recorded, dict) else {}
+
+
+def env_differences(recorded: dict, config: dict) -> str:
+    """In what the env of a recorded config differs from the config's, in words; empty if in nothing."""
+    read = env.keys_read(config) if recorded else ()
+    return differences(recorded, config, [name for name in read if name in recorded], "in the config")
+
+
+def check_env(recorded: dict, path: Path, config: dict) -> None:
+    """Raise InputError for a file that says it was collected on another environment than the config's."""
+    if differing := env_differences(recorded, config):
+        raise InputError(
+            f"{path}: was collected on another environment ({differing}); use the env config it was collected with, "
+            "or collect again"
+        )
+
+
+# Opening ------------------------------------------------------------------------------------------
+
+
+def open_history(path: Path, config: dict | None = None) -> h5py.File:
+    """Open a history file for reading.
+
+    Raises:
+        InputError: the file is missing, damaged, or newer than this code reads.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such history file; collect it with: {collect_command(config, path)}")
+    with reading(path, config):
+        file = h5py.File(path, rdcc_nbytes=0)  # no cache of chunks: 1 MB per dataset, and pieces are whole chunks
+    try:
+        with reading(path, config):
+            version = file.attrs.get("format_version", FORMAT_VERSION)  # older files have none
+        if not isinstance(version, (int, np.integer)):
+            raise InputError(f"{path}: format_version {version!r}: expected a whole number; collect it again")
+        if version > FORMAT_VERSION:
+            raise InputError(
+                f"{path}: format_version {version} is newer than this code reads, {FORMAT_VERSION}; update the code"
+            )
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def task_numbers(file: h5py.File) -> list[int]:
+    """The tasks that an open file holds, in order."""
+    return sorted(int(name) for name in file if name.isdecimal() and name == str(int(name)))
+
+
+@contextmanager
+def reading(path: Path, config: dict | None = None) -> Iterator[None]:
+    """Around calls of h5py: what it raises for a damaged file becomes `Damaged`. Nothing else does."""
+    try:
+        yield
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno:  # the system's: no permission, locked, a broken disk
+            raise InputError(f"{path}: cannot be read ({one_line(error, 200)})") from error
+        raise Damaged(
+            f"{path}: damaged or no HDF5 file ({one_line(error, 200)}); collect it again with: "
+            f"{collect_command(config, path)} --overwrite"
+        ) from error
+
+
+def collect_command(config: dict | None, path: Path) -> str:
+    """The command that collects a history file, as far as the config's settings are those of a shipped family."""
+    folder = "" if path.parent == Path("datasets") else f" --traj-dir {path.parent}"
+    if config is None:
+        return f"python collect.py NAME{folder}"
+    for name in families():
+        shipped = load_config({section: family_paths(name)[section] for section in ("env", "algorithm")})
+        if (shipped["env"], shipped["alg"]) == (config.get("env"), config.get("alg")):
+            changed = differences(recorded_settings(shipped), config, recorded_settings(shipped))
+            return f"python collect.py {name}{folder}{' and the same --set as here' if changed else ''}"
+    return f"python collect.py{folder} with the same --env-config, --alg-config and --set as here"

@@ -1,0 +1,94 @@
+"""Writing of history files: one task at a time, then all of them joined.
+
+Letters in shapes: T environment steps per stream, E streams.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import h5py
+import numpy as np
+import yaml
+
+from files import write_atomically
+from history.format import FORMAT_VERSION, as_attribute, attribute_name
+from history.markers import region_bounds
+from history.returns import mean_return_per_rollout
+from utils import git_commit, library_versions
+
+HDF5_FORMAT = ("v110", "v110")  # its metadata carry checksums too; read by HDF5 1.10 (2016) and newer
+NOT_RECORDED = "not recorded"  # of parts that older code wrote
+
+
+def write_history(
+    path: Path, group_name: str, history: dict[str, np.ndarray], attributes: dict, chunk_steps: int
+) -> None:
+    """Write one task's arrays, chunked along time, compressed and with checksums, and what code made them."""
+    with h5py.File(path, "w", libver=HDF5_FORMAT) as file:
+        file.attrs.update({"git_commit": git_commit(), "versions": _as_yaml(library_versions())})
+        group = file.create_group(group_name)
+        for name, array in history.items():
+            chunks = (min(chunk_steps, len(array)), *array.shape[1:])
+            group.create_dataset(name, data=array, chunks=chunks, compression="gzip", shuffle=True, fletcher32=True)
+        group.attrs.update(attributes)
+
+
+def task_attributes(task: dict, seed: int, optimal_return: float | None, history: dict[str, np.ndarray]) -> dict:
+    """The attributes of a task's group: its arguments, its seed, and what the source reached.
+
+    Args:
+        task: keyword arguments of the task's environment.
+        history: the task's arrays, with `rewards` and `dones` (T, E) and `compress_markers` (T,).
+    """
+    attributes = {attribute_name(name): as_attribute(value) for name, value in task.items()}
+    regions = region_bounds(history["compress_markers"])
+    means = mean_return_per_rollout(history["rewards"], history["dones"], regions)
+    attributes |= {"seed": seed, "mean_return_per_rollout": means.astype(np.float32)}
+    return attributes if optimal_return is None else attributes | {"optimal_return": optimal_return}
+
+
+def join_files(output: Path, parts: dict[int, Path], config: dict) -> None:
+    """Copy the group of every task from its own file into one file, which gets its name only when it is whole.
+
+    Args:
+        parts: the file of each task, as `write_history` writes it.
+        config: the effective config, which the joined file records.
+
+    Raises:
+        WriteError: the file could not be written.
+    """
+
+    def write(temporary: Path) -> None:
+        commits, versions = [], []
+        with h5py.File(temporary, "w", libver=HDF5_FORMAT) as file:
+            for task, path in parts.items():
+                with h5py.File(path) as part:
+                    part.copy(str(task), file)
+                    commits.append(part.attrs.get("git_commit", NOT_RECORDED))
+                    versions.append(yaml.safe_load(part.attrs.get("versions", "{}")))
+            file.attrs.update(_file_attributes(config, commits, versions))
+
+    write_atomically(output, write)
+
+
+def _file_attributes(config: dict, commits: list[str], versions: list[dict[str, str]]) -> dict:
+    """All different commits and versions that the parts name."""
+    libraries = dict.fromkeys(name for version in versions for name in version)
+    found = {name: [version.get(name, NOT_RECORDED) for version in versions] for name in libraries}
+    return {
+        "format_version": FORMAT_VERSION,
+        "config": _as_yaml(dict(config)),
+        "versions": _as_yaml({name: _all_different(values) for name, values in found.items()}),
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": _all_different(commits),
+    }
+
+
+def _all_different(values: list[str]) -> str:
+    return ", ".join(dict.fromkeys(values))
+
+
+def _as_yaml(values: dict) -> str:
+    return yaml.safe_dump(values, sort_keys=False)
