@@ -1,4 +1,4 @@
-"""Training windows from a history file.
+"""Training windows from a history file, and the effective config that goes with it.
 
 Letters in shapes: B batch, L steps per window, R regions per window, O observation entries, A actions.
 """
@@ -7,36 +7,102 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 import env
-from history_file import HistoryFile, soft_target_names
-from model.tokens import n_kept_steps
-from utils import InputError, history_path
+from config.loading import Config, differences, recorded_settings
+from config.schema import KEYS
+from files import InputError
+from history.format import history_path, soft_target_names
+from history.origin import Origin, read_origin
+from history.reader import HistoryFile
+from model.context import make_context
+from model.context.base import Timeline, Windows
+
+
+def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] | None = None) -> Config:
+    """The config that a history file and the config files give together; it can only be read.
+
+    The file decides what it was collected with. It also decides the mode: without `compress_markers` it is
+    standard AD. Added are `observation_space` and `action_space`, `with_dones`, whether histories say where
+    episodes end, and `blank_starts`, whether the regions of a training window may be of several streams or of
+    rollouts that do not follow each other; then a region that begins within an episode does not show what led to
+    its first step, in training and in acting.
+
+    Args:
+        config: a complete config, as `load_config` gives it.
+        traj_dir: folder of the history file.
+        given: settings that the user named for this command; they must not contradict the file.
+
+    Raises:
+        InputError: the file is missing or damaged, or contradicts `given` or itself.
+    """
+    path = history_path(config, traj_dir)
+    origin = read_origin(path, config)
+    recorded = source_settings(origin)
+    if given:
+        _check_given(path, given, recorded, config)
+    config = config | recorded
+    compressed = config["use_compressed_context"]
+    if compressed and "compress_markers" not in origin.fields:
+        warnings.warn(
+            f"{path} has no compress_markers: standard mode, with a window of n_transit steps, is used", stacklevel=2
+        )
+        compressed = False
+        config |= {"context": "window"}
+    return Config(
+        config
+        | env.describe_spaces(config)
+        | {
+            "use_compressed_context": compressed,
+            "compress_interval": config["compress_interval"] or origin.rollout_length or config["n_transit"],
+            "with_dones": "dones" in origin.fields,
+            "blank_starts": config["region_stride"] > 1 or config["mix_streams"],
+        }
+    )
+
+
+def source_settings(origin: Origin) -> dict[str, Any]:
+    """What a history file was collected with; {} for one that does not say."""
+    return {name: value for name, value in origin.recorded.items() if name in recorded_settings(origin.recorded)}
+
+
+def settings_of_file(config: dict, traj_dir: str | Path) -> dict[str, Any]:
+    """`source_settings` of the history file that a config names; {} while there is none."""
+    path = history_path(config, traj_dir)
+    return source_settings(read_origin(path, config)) if path.is_file() else {}
+
+
+def _check_given(path: Path, given: dict[str, Any], recorded: dict[str, Any], config: dict) -> None:
+    """Raise InputError where settings that the user gave are not those that a history file was collected with."""
+    read = {name for name in given if name in recorded} & (
+        set(env.keys_read(config)) | set(recorded) - set(KEYS["env"])
+    )
+    if differing := differences(recorded, given, sorted(read), "given now"):
+        raise InputError(
+            f"{path}: was collected with other settings ({differing}); leave them out, since the file says them, "
+            "or collect again with: python collect.py"
+        )
 
 
 class ADDataset(Dataset):
-    """Windows of the learning histories of one split.
-
-    In compressed mode sample i is one current region of one stream, behind the region that is
-    `region_stride` rollouts older; a history's first region stands alone, and so does nothing else.
-    In standard mode sample i is the window of up to `n_transit` steps that ends with one given step, or,
-    for a step near the beginning, the first `n_transit` ones.
+    """Windows of the learning histories of one split, as the config's context strategy cuts them.
 
     Args:
-        config: the effective config.
+        config: the effective config, or a complete one from which it can be made.
         traj_dir: folder of the history file.
         mode: "train", "test" (held-out tasks) or "all".
         n_stream: streams per task to use; None for all in the file.
         source_timesteps: steps per stream to use; None for all in the file.
-        path: the history file; None for the one in `traj_dir` that the config's names give.
 
     Attributes:
-        use_compressed_context: the mode in force; False for a file without markers, whatever the config says.
-        with_dones, soft_targets: whether the file has what these need (and the config asks for it).
+        config: the effective one.
+        context: the strategy.
+        soft_targets: whether the file has the source's distributions, and the config asks for them.
 
     Raises:
         InputError: the file is missing, damaged, or contradicts itself or the config.
@@ -49,63 +115,55 @@ class ADDataset(Dataset):
         mode: str,
         n_stream: int | None = None,
         source_timesteps: int | None = None,
-        path: Path | None = None,
     ):
         if mode not in ("train", "test", "all"):
             raise ValueError(f"mode is '{mode}', expected train, test or all")
-        self.config, self.tasks = config, env.split_tasks(config)[mode]
+        self.config = config if isinstance(config, Config) else effective_config(config, traj_dir)
+        self.tasks = env.split_tasks(self.config)[mode]
         if not self.tasks:
-            raise InputError(f"mode '{mode}' has no tasks, since train_env_ratio is {config['train_env_ratio']}")
-        path = path or history_path(config, traj_dir)
-        self.history = HistoryFile(path, config, self.tasks, n_stream, source_timesteps)
+            raise InputError(f"mode '{mode}' has no tasks, since train_env_ratio is {self.config['train_env_ratio']}")
+        path = history_path(self.config, traj_dir)
+        self.history = HistoryFile(path, self.config, self.tasks, n_stream, source_timesteps)
         self.arrays, self.n_streams = self.history.arrays, self.history.n_streams
-        self.with_dones = "dones" in self.arrays
-        self.soft_targets = config["soft_targets"] and self.history.has_soft_targets
-        self.use_compressed_context = config["use_compressed_context"] and self.history.has_markers
-        if config["use_compressed_context"] and not self.history.has_markers:
-            warnings.warn(
-                f"{path} has no compress_markers: standard mode, with a window of n_transit steps, is used",
-                stacklevel=2,
-            )
-        if config["soft_targets"] and not self.soft_targets:
+        self.context = make_context(self.config)
+        self._check_kind(path)
+        self.soft_targets = self.config["soft_targets"] and self.history.has_soft_targets
+        if self.config["soft_targets"] and not self.soft_targets:
             names = " and ".join(soft_target_names(self.history.action_space))
             warnings.warn(f"{path} has no {names}: the actions themselves are the targets", stacklevel=2)
         self._index_samples()
 
-    def _index_samples(self) -> None:
-        """Count the samples of each task; a sample number becomes a task, a place in its history and a stream.
+    def _check_kind(self, path: Path) -> None:
+        """Raise InputError where some tasks lack what the effective config promises of all."""
+        promised = {"dones": self.config["with_dones"], "compress_markers": self.context.marks_regions}
+        found = {"dones": "dones" in self.arrays, "compress_markers": self.history.has_markers}
+        missing = [name for name, is_promised in promised.items() if is_promised and not found[name]]
+        if missing:
+            raise InputError(f"{path}: {' and '.join(missing)}: in some of its groups only; collect it again")
 
-        A place is a current region, or in standard mode a last step. Rollouts 1 to `region_stride` - 1 have
-        none to follow at that stride, so they only ever appear before a current region or last step.
-        """
-        regions = self.history.regions
-        self.stride, self.mix_streams = self.config["region_stride"], self.config["mix_streams"]
-        if not regions or not all(regions):  # histories can then neither be thinned nor mixed by rollouts
-            if self.history.has_markers and (self.stride > 1 or self.mix_streams):
+    def _index_samples(self) -> None:
+        """Count the samples of each task; a sample number becomes a task, a place in its history and a stream."""
+        regions, stride = self.history.regions, self.config["region_stride"]
+        self.mix_streams = self.config["mix_streams"]
+        knows_rollouts = bool(regions) and all(regions)
+        if not knows_rollouts:  # histories can then neither be thinned nor mixed by rollouts
+            if self.history.has_markers and (stride > 1 or self.mix_streams):
                 self._warn("rollouts are not compress_interval steps long: region_stride and mix_streams are not used")
-            self.stride, self.mix_streams = 1, False
+            stride, self.mix_streams = 1, False
         else:
-            n_before = max(1, self.config["context_regions"] - 1)
+            n_before = max(1, self.context.n_regions - 1)
             longest = max(1, (max(map(len, regions)) - 1) // n_before)
-            if self.stride > longest:
-                self._warn(f"rollouts are too few for region_stride {self.stride}: {longest} is used")
-                self.stride = longest
-        if self.use_compressed_context:
-            n_regions = np.array([len(regions) for regions in self.history.regions])
-            self.region_starts = np.zeros((len(self.tasks), n_regions.max()), dtype=np.int64)
-            self.region_lengths = np.zeros_like(self.region_starts)
-            for task, regions in enumerate(self.history.regions):
-                spans = np.array(regions)
-                self.region_starts[task, : len(spans)] = spans[:, 0]
-                self.region_lengths[task, : len(spans)] = spans[:, 1] - spans[:, 0]
-            places = 1 + np.maximum(0, n_regions - self.stride)
-            if self.config["context_regions"] == 1:
-                places = n_regions
-        else:
-            interval = self.config["compress_interval"]
-            places = np.minimum(self.history.task_steps, interval) + np.maximum(
-                0, self.history.task_steps - self.stride * interval
-            )
+            if stride > longest:
+                self._warn(f"rollouts are too few for region_stride {stride}: {longest} is used")
+                stride = longest
+        self.blank_starts = self.config["blank_starts"] and knows_rollouts
+        n_regions = np.array([len(of_task) for of_task in regions] or [0] * len(self.tasks))
+        spans = np.zeros((len(self.tasks), max(1, n_regions.max()), 2), dtype=np.int64)
+        for task, of_task in enumerate(regions):
+            spans[task, : len(of_task)] = np.array(of_task).reshape(-1, 2)
+        starts, stops = spans[..., 0], spans[..., 1]
+        self.timeline = Timeline(self.history.task_steps, n_regions, starts, stops - starts, stride)
+        places = self.context.n_places(self.timeline)
         self.n_samples = np.concatenate([[0], np.cumsum(places * self.n_streams)])
 
     def _warn(self, text: str) -> None:
@@ -115,23 +173,17 @@ class ADDataset(Dataset):
         return int(self.n_samples[-1])
 
     def __getitem__(self, idx: int) -> dict[str, torch.Tensor]:
-        """Sample `idx` as a dict of tensors, without the batch dimension."""
+        """Sample `idx` as a dict of tensors, without the batch dimension; all its regions are of one stream."""
         if not 0 <= idx < len(self):
             raise IndexError(f"sample {idx} of {len(self)}")
-        if self.use_compressed_context:
-            return self._get_compressed_context_sample(idx)
-        return self._unbatched(self._standard_batch(np.array([idx])))
+        return {name: values[0] for name, values in self.batch(np.array([idx])).items()}
 
     def _get_compressed_context_sample(self, idx: int) -> dict[str, torch.Tensor]:
         """Previous and current region of sample `idx`; both of the same stream."""
-        return self._unbatched(self._compressed_batch(np.array([idx])))
-
-    @staticmethod
-    def _unbatched(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: values[0] for name, values in batch.items()}
+        return self[idx]
 
     def sample_batch(self, batch_size: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        """A batch of random samples, drawn with replacement, as `AD.forward` takes it.
+        """A batch of random samples, drawn with replacement, as the model's `forward` takes it.
 
         With `mix_streams` the regions of a window come from random streams of the task: these share one
         policy, so each shows equally well what the policy did in that rollout.
@@ -145,68 +197,42 @@ class ADDataset(Dataset):
         return batch
 
     def batch(self, samples: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, torch.Tensor]:
-        """The given samples as one batch; `rng` picks another stream for every region but the current one."""
-        return (
-            self._compressed_batch(samples, rng) if self.use_compressed_context else self._standard_batch(samples, rng)
-        )
-
-    def _locate(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(B,) sample numbers to (B,) tasks, places in the history, and streams."""
+        """The given samples, (B,), as one batch; `rng` picks another stream for every region but the current one."""
         tasks = np.searchsorted(self.n_samples, samples, side="right") - 1
         places, streams = np.divmod(samples - self.n_samples[tasks], self.n_streams)
-        return tasks, places, streams
-
-    def _compressed_batch(self, samples: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, torch.Tensor]:
-        tasks, places, streams = self._locate(samples)
-        n_regions = self.config["context_regions"]
-        current = places if n_regions == 1 else np.where(places == 0, 0, places + self.stride - 1)
-        regions = current[:, None] - self.stride * np.arange(n_regions - 1, -1, -1)  # (B, R), oldest first
-        exists, regions, task_column = regions >= 0, np.maximum(regions, 0), tasks[:, None]
-        lengths = np.where(exists, self.region_lengths[task_column, regions], 0)  # (B, R)
-        starts = self.region_starts[task_column, regions]
-        streams = self._streams_per_part(streams, n_regions, rng)  # (B, R)
-
-        ends = lengths.cumsum(axis=1)
-        step = np.arange(ends[:, -1].max())  # (L,) index within the window
-        region = np.minimum((step[None, :, None] >= ends[:, None, :]).sum(axis=-1), n_regions - 1)  # (B, L)
-        index = step - np.take_along_axis(ends - lengths, region, axis=1)
-        times = np.take_along_axis(starts, region, axis=1) + index
-        valid = step < ends[:, -1:]
-        batch = self._gather(tasks, times, np.take_along_axis(streams, region, axis=1), valid)
-        return batch | {
-            "region_lengths": torch.from_numpy(lengths),
-            "target_from": torch.from_numpy(ends[:, -1] - lengths[:, -1]),
+        windows = self.context.cut(self.timeline, tasks, places)
+        streams = self._streams_per_part(streams, windows.n_parts, rng)  # (B, parts)
+        batch = self._gather(tasks, windows.times, np.take_along_axis(streams, windows.parts, axis=1), windows.valid)
+        more = {
+            "region_lengths": windows.region_lengths,
+            "target_from": windows.target_from,
+            "starts": self._starts(tasks, windows, streams),
         }
+        return batch | {name: torch.from_numpy(values) for name, values in more.items()}
 
-    def _standard_batch(self, samples: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, torch.Tensor]:
-        """Windows of a thinned history: every `region_stride`-th rollout, or every step without markers.
+    def _starts(self, tasks: np.ndarray, windows: Windows, streams: np.ndarray) -> np.ndarray:
+        """(B, L) True at steps where the window does not show what led to them: the first one, and with
+        `blank_starts` the first one of another stream or of a rollout that does not follow.
 
-        A window that starts with the history has targets everywhere; a later one only where evaluation,
-        which keeps `kept_fraction` of the window when it rolls, would act.
+        There the step before, in the window, is not the one that led to it. It may stand for it where an episode
+        ended with it and another one begins: then the observation depends on neither.
         """
-        tasks, places, streams = self._locate(samples)
-        n_transit, interval, stride = self.config["n_transit"], self.config["compress_interval"], self.stride
-        last = np.where(places < interval, places, places + (stride - 1) * interval)
-        offset = last // interval % stride  # which of the thinned histories the last step belongs to
-        period = interval * stride
-        n_left = self.history.task_steps[tasks] - offset * interval
-        thinned = n_left // period * interval + np.minimum(n_left % period, interval)  # (B,) its length
-        stop = np.minimum(np.maximum(last // period * interval + last % interval + 1, n_transit), thinned)
-        start = np.maximum(stop - n_transit, 0)
-        lengths = stop - start
-
-        step = np.arange(lengths.max())
-        position = start[:, None] + step  # (B, L) in the thinned history
-        times = (offset[:, None] + position // interval * stride) * interval + position % interval
-        part = position // interval - start[:, None] // interval
-        streams = self._streams_per_part(streams, int(part.max()) + 1, rng)
-        batch = self._gather(tasks, times, np.take_along_axis(streams, part, axis=1), step < lengths[:, None])
-        at_start = np.where(offset == 0, 0, interval)  # evaluation does not begin with a later rollout
-        target_from = np.where(start == 0, at_start, n_kept_steps(self.config))
-        return batch | {
-            "region_lengths": torch.from_numpy(lengths[:, None]),
-            "target_from": torch.from_numpy(target_from),
-        }
+        starts = np.zeros(windows.valid.shape, dtype=bool)
+        starts[:, 0] = True
+        if not self.blank_starts:
+            return starts
+        window, step = np.nonzero((windows.parts[:, 1:] != windows.parts[:, :-1]) & windows.valid[:, 1:])
+        starts[window, step + 1] = True
+        if "dones" in self.arrays:
+            offset, dones = self.history.task_offset[tasks[window]], self.arrays["dones"]
+            part, part_before = windows.parts[window, step + 1], windows.parts[window, step]
+            before, own = windows.times[window, step], windows.times[window, step + 1] - 1
+            ended = dones[(offset + before) * self.n_streams + streams[window, part_before]]
+            begins = (own < 0) | dones[(offset + np.maximum(own, 0)) * self.n_streams + streams[window, part]].astype(
+                bool
+            )
+            starts[window, step + 1] = ~(ended.astype(bool) & begins)
+        return starts
 
     def _streams_per_part(self, streams: np.ndarray, n_parts: int, rng: np.random.Generator | None) -> np.ndarray:
         """(B, n_parts) the stream that each rollout of a window is taken from."""
@@ -224,7 +250,7 @@ class ADDataset(Dataset):
         batch = {name: torch.from_numpy(as_torch_type(array[flat])) for name, array in self.arrays.items()}
         batch["observations"] = batch.pop("states")
         batch["rewards"] = batch["rewards"].float()
-        if not self.with_dones:
+        if "dones" not in batch:
             batch["dones"] = torch.zeros_like(batch["rewards"])
         return batch
 

@@ -11,283 +11,267 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the long imports ends it without a traceback
 
 import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 import yaml
+from tqdm import tqdm
 
 import env
-from history_file import env_differences
+from checkpoints import EVALUATION_KEYS, checkpoint_paths, load_checkpoint, newest_readable_checkpoint
+from config.loading import complete_config, free_in_evaluation, override_config
+from files import InputError, make_folder, write_atomically
+from history.curve import source_curve
+from history.format import history_path
 from model import load_model
+from model.acting import RandomActor, run_actor
 from plots.frames import check_renders, film_tasks, save_film
+from plots.intervals import interval
 from plots.returns import plot_returns
 from plots.style import save_figure
 from ranks import Ranks
-from utils import (
-    EVALUATION_KEYS,
-    HIGHEST_SEED,
-    InputError,
-    add_set_argument,
-    choose_device,
-    history_path,
-    load_checkpoint,
-    make_folder,
-    newest_readable_checkpoint,
-    override_config,
-    run_script,
-    write_atomically,
-)
+from scripts import BAR_SECONDS, add_device_argument, add_set_argument, positive, run_script, seed_number
+from utils import choose_device
 
-# What may differ from the checkpoint's config: the rest is built into the weights
-CHANGEABLE = (
-    "temperature",
-    "exploring_temperature",
-    "exploring_patience",
-    "boundaries",
-    "alg_seed",
-    "env_split_seed",
-    "train_env_ratio",
-    "grid_size",
-    "horizon",
-    "env_kwargs",
-    "task_kwargs",
-    "task_ranges",
-    "n_tasks",
-    "task_seed",
-)
 N_RANDOM_EPISODES = 100
+EPISODES, REPEATS, ENVS_AT_ONCE = 100, 16, 1024
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ckpt", help="checkpoint file (default: the newest one of the newest run in --runs-dir)")
-    parser.add_argument("--runs-dir", default="runs", help="folder of the training runs (default: %(default)s)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--ckpt", help="checkpoint file (default: the newest one of the newest run in --runs-dir)")
+    add("--runs-dir", default="runs", help="folder of the training runs (default: %(default)s)")
+    add("--best", action="store_true", help="the run's checkpoint with the lowest held-out loss (default: the newest)")
+    add(
         "--traj-dir",
         default="datasets",
         help="folder of the history file, for the source's curve (default: %(default)s)",
     )
-    parser.add_argument("--out", help="result files without their endings (default: eval-MODE beside the checkpoint)")
-    parser.add_argument(
+    add("--out", help="result files without their endings (default: eval-MODE-UPDATE-CHANGES beside the checkpoint)")
+    add(
         "--mode",
         choices=("test", "train", "all"),
         default="test",
         help="which tasks; test: held out (default: %(default)s)",
     )
-    parser.add_argument(
-        "--episodes", type=positive, default=100, help="episodes per task and repeat (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--repeats", type=positive, default=16, help="independent repeats per task (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--temperature", type=float, help="of the actions; 0 takes the most probable (default: the checkpoint's)"
-    )
-    parser.add_argument(
-        "--boundaries", choices=("fixed", "predicted"), help="where regions end (default: the checkpoint's)"
-    )
-    parser.add_argument(
-        "--seed", type=seed_number, default=0, help="of action sampling and environments (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda or cuda:N (default: %(default)s, CUDA where there is one)"
-    )
-    parser.add_argument(
-        "--render", action="store_true", help="also write a film (.gif) of one repeat of the first tasks (default: no)"
-    )
+    add("--episodes", type=positive, default=EPISODES, help="episodes per task and repeat (default: %(default)s)")
+    add("--repeats", type=positive, default=REPEATS, help="independent repeats per task (default: %(default)s)")
+    add("--temperature", type=float, help="of the actions; 0 takes the most probable (default: the checkpoint's)")
+    add("--boundaries", choices=("fixed", "predicted"), help="where regions end (default: the checkpoint's)")
+    add("--seed", type=seed_number, default=0, help="of action sampling and environments (default: %(default)s)")
+    add(
+        "--envs-at-once", type=positive, default=ENVS_AT_ONCE,
+        help="environments stepped together: more is faster and takes more memory; the scores stay (default: %(default)s)",
+    )  # fmt: skip
+    add_device_argument(parser)
+    add("--render", action="store_true", help="also write a film (.gif) of one repeat of the first tasks (default: no)")
     add_set_argument(parser)
     return parser.parse_args(argv)
 
 
-def seed_number(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= HIGHEST_SEED:
-        raise argparse.ArgumentTypeError(f"expected 0 to {HIGHEST_SEED}")
-    return value
+@dataclass
+class Results:
+    """An evaluation: (tasks, repeats, episodes) returns of `tasks`, whose numbers are `indices`."""
 
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("expected at least 1")
-    return value
+    indices: list[int]
+    tasks: list[dict]
+    returns: np.ndarray
+    optimal: np.ndarray  # (tasks,) NaN where not known
+    random_returns: np.ndarray  # (tasks, episodes) of a policy that acts at random
+    settings: dict
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     path, checkpoint = find_checkpoint(args)
-    overrides = args.overrides + [
-        f"{n}={getattr(args, n)}" for n in ("temperature", "boundaries") if getattr(args, n) is not None
-    ]
-    config = override_config(checkpoint["config"], overrides, CHANGEABLE, checks=(env.config_problems,))
-    if any(checkpoint["config"].get(name) != space for name, space in env.describe_spaces(config).items()):
+    trained_config = complete_config(checkpoint["config"], path)
+    overrides = chosen_overrides(args)
+    config = override_config(trained_config, overrides, free_in_evaluation(), checks=(env.config_problems,))
+    if any(trained_config.get(name) != space for name, space in env.describe_spaces(config).items()):
         raise InputError(f"{path}: was trained on other observations or actions than the env of this evaluation has")
-    device = choose_device(args.device)
-    model = load_model(checkpoint, config, path).to(device)
-    ranks = Ranks(device)
-
-    indices = env.split_tasks(config)[args.mode]
+    model = load_model(checkpoint, config, path).to(choose_device(args.device))
+    indices, family = env.split_tasks(config)[args.mode], env.list_tasks(config)
     if not indices:
         raise InputError(f"--mode {args.mode}: has no tasks, since train_env_ratio is {config['train_env_ratio']}")
-    family = env.list_tasks(config)
     tasks = [family[i] for i in indices]
     if args.render:
         check_renders(config, tasks[0])
-    seed = args.seed + ranks.rank  # ranks act independently
-    shares = ranks.gather(evaluate_tasks(model, config, ranks.share(tasks), args.repeats, args.episodes, seed))
-    ranks.leave()
+    out = Path(args.out) if args.out else path.parent / default_name(args, checkpoint["update"], overrides)
+    ranks = Ranks(model.device)
+    ranks.first_does(lambda: make_folder(out.parent))
+    returns = evaluate_shared(model, tasks, args, ranks)
     if not ranks.is_first:
         return 0
-    returns = interleave([share for share in shares if len(share)])
-    random_returns = evaluate_random(config, tasks, args.seed)
     if not returns.shape[-1]:
         raise InputError(
             f"no episode ended within {env.max_episode_steps(config)} steps, the longest one by the env or `horizon`; "
             "raise it with --set horizon=N"
         )
-    optimal = np.array([np.nan if (best := env.optimal_return(config, task)) is None else best for task in tasks])
     settings = {
-        "checkpoint": str(path), "update": checkpoint["update"], "mode": args.mode, "repeats": args.repeats, "seed": args.seed,
-        "config": config,
+        "checkpoint": str(path), "update": checkpoint["update"], "mode": args.mode, "repeats": args.repeats,
+        "seed": args.seed, "config": config,
     }  # fmt: skip
-
-    if returns.shape[-1] < args.episodes:
-        print(
-            f"note: {returns.shape[-1]} of {args.episodes} episodes ended within the longest time that the env or "
-            "`horizon` allows; --set horizon=N allows more"
-        )
-    mode = "compressed" if config["use_compressed_context"] else "standard"
-    boundaries = f", {config['boundaries']} boundaries" if mode == "compressed" else ""
-    print(f"{path}: {mode} context, temperature {config['temperature']}{boundaries}")
-    all_trained = env.list_tasks(checkpoint["config"])
-    trained = [all_trained[i] for i in env.split_tasks(checkpoint["config"])["train"]]
-    n_seen = sum(task in trained for task in tasks)
-    if n_seen and args.mode == "test":
-        print(f"note: the model was trained on {n_seen} of these {len(indices)} tasks")
-    labels = env.task_labels(tasks, family)
-    print_table(indices, labels, returns, optimal, float(random_returns.mean()))
-    out = Path(args.out) if args.out else path.parent / f"eval-{args.mode}"
-    write_results(out, indices, returns, optimal, random_returns, settings)
-    curves = {f"AD, {mode}": returns.reshape(-1, returns.shape[-1])}
-    levels = {"random policy": float(random_returns.mean())} | (
-        {} if np.isnan(optimal).any() else {"optimum": float(optimal.mean())}
-    )
-    save_figure(
-        plot_returns(curves, levels, source_curve(config, args.traj_dir, indices)), out.with_name(out.name + ".png")
-    )
-    print(f"wrote {out}.npz and {out}.png")
+    best = [env.optimal_return(config, task) for task in tasks]
+    optimal = np.array([np.nan if value is None else value for value in best])
+    results = Results(indices, tasks, returns, optimal, evaluate_random(config, tasks, args.seed), settings)
+    print_results(results, path, args.episodes, trained_config)
+    write_results(results, out, args.traj_dir)
     if args.render:
         recorder = film_tasks(model, config, tasks, args.episodes, args.seed)
-        save_film(recorder, labels[1:], out.with_name(out.name + ".gif"))
+        save_film(recorder, env.task_labels(tasks, family), out.with_name(out.name + ".gif"))
         print(f"wrote {out}.gif: episodes {', '.join(map(str, recorder.episodes))}")
     return 0
 
 
+def chosen_overrides(args: argparse.Namespace) -> list[str]:
+    """--set, and the flags that stand for a key."""
+    flags = [f"{name}={value}" for name in ("temperature", "boundaries") if (value := getattr(args, name)) is not None]
+    return [*args.overrides, *flags]
+
+
+def default_name(args: argparse.Namespace, update: int, overrides: list[str]) -> str:
+    """A name for the result files that tells this evaluation from others of the run."""
+    usual = {"episodes": EPISODES, "repeats": REPEATS, "seed": 0}
+    changes = [f"{name}={getattr(args, name)}" for name, default in usual.items() if getattr(args, name) != default]
+    parts = [f"eval-{args.mode}-{update}", *overrides, *changes]
+    return "_".join("".join(c if c.isalnum() or c in "-._" else "-" for c in part) for part in parts)
+
+
 def find_checkpoint(args: argparse.Namespace) -> tuple[Path, dict]:
-    """The checkpoint of --ckpt, or the newest (by update) readable one of the run that saved last."""
+    """The checkpoint of --ckpt, or the newest (by update) readable one of the run that saved last; --best: its best."""
     if args.ckpt:
-        return Path(args.ckpt), load_checkpoint(args.ckpt)
-    saved = {}  # run folder: when it last saved
-    for path in Path(args.runs_dir).rglob("ckpt-*.pt"):
-        saved[path.parent] = max(saved.get(path.parent, 0), path.stat().st_mtime_ns)
-    for run_dir in sorted(saved, key=saved.get, reverse=True)[:1]:
-        if found := newest_readable_checkpoint(run_dir, EVALUATION_KEYS):
-            return found
-        raise InputError(f"{run_dir}: none of its checkpoints can be read; name another one with --ckpt")
-    raise InputError(f"{args.runs_dir}: no checkpoint in it; train one with: python train.py, or name one with --ckpt")
+        found = Path(args.ckpt), load_checkpoint(args.ckpt)
+    else:
+        saved = {}  # run folder: when it last saved
+        for path in Path(args.runs_dir).rglob("ckpt-*.pt"):
+            saved[path.parent] = max(saved.get(path.parent, 0), path.stat().st_mtime_ns)
+        if not saved:
+            raise InputError(
+                f"{args.runs_dir}: no checkpoint in it; train one with: python train.py, or name one with --ckpt"
+            )
+        run_dir = max(saved, key=saved.get)
+        if (found := newest_readable_checkpoint(run_dir, EVALUATION_KEYS)) is None:
+            raise InputError(f"{run_dir}: none of its checkpoints can be read; name another one with --ckpt")
+    if not args.best:
+        return found
+    run_dir = found[0].parent
+    newest = newest_readable_checkpoint(run_dir, (*EVALUATION_KEYS, "best")) if checkpoint_paths(run_dir) else None
+    best = run_dir / f"ckpt-{newest[1]['best']['update']}.pt" if newest else None
+    if best is None or not best.is_file():
+        raise InputError(f"--best: {run_dir} holds no checkpoint with a lowest held-out loss; leave --best out")
+    return best, load_checkpoint(best)
 
 
 # Running ------------------------------------------------------------------------------------------
 
 
-def evaluate_tasks(model, config: dict, tasks: list[dict], repeats: int, episodes: int, seed: int) -> np.ndarray:
-    """(tasks, repeats, episodes) returns of in-context episodes; all run at once."""
-    if not tasks:
-        return np.zeros((0, repeats, 0))
-    vec_env = env.make_vec_env(config, [task for task in tasks for _ in range(repeats)])
-    vec_env.seed(seed)
-    most_steps = episodes * env.max_episode_steps(config)
-    returns = model.evaluate_in_context(vec_env, most_steps, seed=seed, n_episodes=episodes)["returns"]
-    vec_env.close()
-    return returns[:, :episodes].reshape(len(tasks), repeats, -1)
-
-
-def interleave(shares: list[np.ndarray]) -> np.ndarray:
-    """Undo `Ranks.share` for results of `evaluate_tasks`; cut to the episodes that all have."""
+def evaluate_shared(model, tasks: list[dict], args: argparse.Namespace, ranks: Ranks) -> np.ndarray:
+    """(tasks, repeats, episodes) returns, on the first rank; every rank runs some of the tasks."""
+    bounds = [len(tasks) * rank // ranks.size for rank in range(ranks.size + 1)]
+    first, stop = bounds[ranks.rank : ranks.rank + 2]
+    share = evaluate_tasks(
+        model, tasks[first:stop], args.repeats, args.episodes, args.seed, first * args.repeats, args.envs_at_once,
+        show_progress=ranks.is_first,
+    )  # fmt: skip
+    shares = [share for share in ranks.gather(share) if len(share)]
+    ranks.leave()
     n_episodes = min(share.shape[-1] for share in shares)
-    returns = np.empty((sum(map(len, shares)), shares[0].shape[1], n_episodes))
-    for rank, share in enumerate(shares):
-        returns[rank :: len(shares)] = share[..., :n_episodes]
-    return returns
+    return np.concatenate([share[..., :n_episodes] for share in shares])
+
+
+def evaluate_tasks(
+    model,
+    tasks: list[dict],
+    repeats: int,
+    episodes: int,
+    seed: int,
+    first_env: int = 0,
+    envs_at_once: int = ENVS_AT_ONCE,
+    stop: Callable[[], bool] | None = None,
+    show_progress: bool = True,
+) -> np.ndarray:
+    """Returns of in-context episodes; the same ones, whatever `envs_at_once` is.
+
+    Args:
+        model: its config says which env the tasks belong to and how actions are sampled.
+        first_env: number of the first environment; each has random numbers of its own.
+        envs_at_once: how many are stepped together.
+        stop: asked after every step; True ends the evaluation at once.
+
+    Returns:
+        (tasks, repeats, episodes), of as many episodes as all have finished.
+    """
+    config, runs = model.config, [task for task in tasks for _ in range(repeats)]
+    if not runs:
+        return np.zeros((0, repeats, 0))
+    most_steps, returns = episodes * env.max_episode_steps(config), []
+    n_chunks = -(-len(runs) // envs_at_once)
+    with tqdm(
+        total=n_chunks * most_steps, desc="evaluate", unit="step", mininterval=BAR_SECONDS, leave=False,
+        disable=not show_progress,
+    ) as bar:  # fmt: skip
+        for start in range(0, len(runs), envs_at_once):
+            vec_env = env.make_vec_env(config, runs[start : start + envs_at_once])
+            vec_env.seed(seed + first_env + start)  # environment i gets seed + i
+            record = model.evaluate_in_context(
+                vec_env, most_steps, seed=seed, n_episodes=episodes, first_env=first_env + start, stop=stop,
+                on_step=bar.update,
+            )  # fmt: skip
+            vec_env.close()
+            returns.append(record["returns"][:, :episodes])
+            if stop and stop():
+                break
+    n_episodes = min(part.shape[1] for part in returns)
+    together = np.concatenate([part[:, :n_episodes] for part in returns])
+    n_tasks = len(together) // repeats  # fewer than asked for where it was stopped
+    return together[: n_tasks * repeats].reshape(n_tasks, repeats, n_episodes)
 
 
 def evaluate_random(config: dict, tasks: list[dict], seed: int) -> np.ndarray:
     """(tasks, episodes) returns of a policy that acts at random."""
-    from model.ad import episode_returns
-
     vec_env = env.make_vec_env(config, tasks)
     vec_env.seed(seed)
-    vec_env.action_space.seed(seed)
-    n_steps = N_RANDOM_EPISODES * env.max_episode_steps(config)
-    rewards, dones = np.zeros((n_steps, len(tasks))), np.zeros((n_steps, len(tasks)), dtype=bool)
-    n_finished = np.zeros(len(tasks), dtype=np.int64)  # episodes
-    vec_env.reset()
-    for t in range(n_steps):
-        _, rewards[t], dones[t], _ = vec_env.step(np.array([vec_env.action_space.sample() for _ in tasks]))
-        n_finished += dones[t]
-        if n_finished.min() >= N_RANDOM_EPISODES:
-            break
+    actor = RandomActor(vec_env.action_space, len(tasks), seed)
+    record = run_actor(actor, vec_env, N_RANDOM_EPISODES * env.max_episode_steps(config), N_RANDOM_EPISODES)
     vec_env.close()
-    return episode_returns(rewards, dones)[:, :N_RANDOM_EPISODES]
-
-
-def source_curve(config: dict, traj_dir: str, indices: list[int]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Episodes per stream after each source rollout, and the mean return in it; None if no file tells."""
-    path = history_path(config, traj_dir)
-    try:
-        with h5py.File(path) as file:
-            if differing := env_differences(file, config):
-                print(f"note: no curve of the source: {path} holds other tasks ({differing})")
-                return None
-            means = np.array([file[str(i)].attrs["mean_return_per_rollout"] for i in indices])  # (tasks, rollouts)
-            n_ended = np.mean([episodes_per_rollout(file[str(i)], config) for i in indices], axis=0)  # (rollouts,)
-            ended = np.isfinite(means).any(axis=0)  # rollouts in which some episode ended
-            return n_ended.cumsum()[ended], np.nanmean(means[:, ended], axis=0)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError):  # no file, or another program's
-        return None
-
-
-def episodes_per_rollout(group: h5py.Group, config: dict) -> np.ndarray:
-    """(rollouts,) episodes that ended in each, per stream; where the file does not say, all are the longest."""
-    n_rollouts, n_steps = len(group.attrs["mean_return_per_rollout"]), config["n_steps"]
-    if "dones" not in group:
-        return np.full(n_rollouts, n_steps / env.max_episode_steps(config))
-    dones = group["dones"][: n_rollouts * n_steps]  # (T, E)
-    return dones.reshape(n_rollouts, -1).sum(axis=1) / dones.shape[1]
+    return record["returns"][:, :N_RANDOM_EPISODES]
 
 
 # Reporting ----------------------------------------------------------------------------------------
 
 
-def bootstrap_interval(per_repeat: np.ndarray, n_samples: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of (tasks, repeats) values, over both tasks and repeats."""
-    rng = np.random.default_rng(0)
-    n_tasks, n_repeats = per_repeat.shape
-    tasks = rng.integers(n_tasks, size=(n_samples, n_tasks, 1))
-    repeats = rng.integers(n_repeats, size=(n_samples, n_tasks, n_repeats))
-    low, high = np.quantile(per_repeat[tasks, repeats].mean(axis=(1, 2)), (0.025, 0.975))
-    return float(low), float(high)
+def print_results(results: Results, path: Path, episodes: int, trained_config: dict) -> None:
+    """What was evaluated, notes on it, and the table."""
+    config, returns = results.settings["config"], results.returns
+    if returns.shape[-1] < episodes:
+        print(
+            f"note: {returns.shape[-1]} of {episodes} episodes ended within the longest time that the env or "
+            "`horizon` allows; --set horizon=N allows more"
+        )
+    boundaries = f", {config['boundaries']} boundaries" if config["use_compressed_context"] else ""
+    print(f"{path}: {mode_name(config)} context, temperature {config['temperature']}{boundaries}")
+    family = env.list_tasks(trained_config)
+    trained = [family[i] for i in env.split_tasks(trained_config)["train"]]
+    n_seen = sum(task in trained for task in results.tasks)
+    if n_seen and results.settings["mode"] == "test":
+        print(f"note: the model was trained on {n_seen} of these {len(results.tasks)} tasks")
+    print_table(results, env.task_labels(results.tasks, env.list_tasks(config)))
 
 
-def print_table(
-    indices: list[int], labels: list[str], returns: np.ndarray, optimal: np.ndarray, random_return: float
-) -> None:
+def mode_name(config: dict) -> str:
+    return "compressed" if config["use_compressed_context"] else "standard"
+
+
+def print_table(results: Results, labels: list[str]) -> None:
     """One line per task and one for the mean; first and last stand for a tenth of the episodes, at most 10.
 
     Args:
         labels: a heading, then one per task, as `env.task_labels` gives them.
     """
+    returns, optimal = results.returns, results.optimal
     width, (heading, *labels) = max(10, *map(len, labels)), labels
     n = min(10, max(1, returns.shape[-1] // 10))
     first, last = returns[..., :n].mean(axis=-1), returns[..., -n:].mean(axis=-1)  # (tasks, repeats)
@@ -298,38 +282,51 @@ def print_table(
         best, share = (f"{best:.2f}", f"{last / best:.2f}") if best > 0 else ("-", "-")
         print(f"{task:>6} {label:>{width}} {first:>16.2f} {last:>18.2f} {best:>8} {share:>6}")
 
-    for row, (index, label) in enumerate(zip(indices, labels)):
+    for row, (index, label) in enumerate(zip(results.indices, labels)):
         line(index, label, first[row].mean(), last[row].mean(), optimal[row])
     line("mean", "", first.mean(), last.mean(), optimal.mean())
-    low, high = bootstrap_interval(last)
-    print(
-        f"mean return over the last {n} episodes: {last.mean():.2f}, 95 % interval {low:.2f} to {high:.2f} (bootstrap over tasks and repeats)"
-    )
+    tell_mean(f"mean return over the last {n} episodes", last, 2)
     if (optimal > 0).all():
-        low, high = bootstrap_interval(last / optimal[:, None])
-        print(
-            f"mean share of each task's optimum: {(last / optimal[:, None]).mean():.3f}, 95 % interval {low:.3f} to {high:.3f}"
-        )
-    print(f"random policy: {random_return:.2f}")
+        tell_mean("mean share of each task's optimum", last / optimal[:, None], 3)
+    print(f"random policy: {results.random_returns.mean():.2f}")
 
 
-def write_results(
-    out: Path, indices: list[int], returns: np.ndarray, optimal: np.ndarray, random_returns: np.ndarray, settings: dict
-) -> None:
-    """Write OUT.npz: returns (task, repeat, episode), task indices, optima, random returns, and settings as YAML."""
-    make_folder(out.parent)
+def tell_mean(name: str, values: np.ndarray, digits: int) -> None:
+    """The mean of (tasks, repeats) values, with its interval over tasks; over repeats where there is one task."""
+    several = len(values) > 1
+    low, high = interval(values.mean(axis=1)[None] if several else values)
+    over = "tasks" if several else "the repeats of one task"
+    print(
+        f"{name}: {values.mean():.{digits}f}, 95 % interval {low:.{digits}f} to {high:.{digits}f} (bootstrap over {over})"
+    )
+
+
+def write_results(results: Results, out: Path, traj_dir: str) -> None:
+    """Write OUT.npz: returns (task, repeat, episode), task indices, optima, random returns, and settings as YAML; and OUT.png."""
+    config, optimal = results.settings["config"], results.optimal
     arrays = {
-        "returns": returns.astype(np.float32),
-        "tasks": np.array(indices),
-        "optimal": optimal,
-        "random_returns": random_returns,
-    }
+        "returns": results.returns.astype(np.float32), "tasks": np.array(results.indices), "optimal": optimal,
+        "random_returns": results.random_returns, "settings": yaml.safe_dump(results.settings, sort_keys=False),
+    }  # fmt: skip
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
-            np.savez_compressed(file, **arrays, settings=yaml.safe_dump(settings, sort_keys=False))
+            np.savez_compressed(file, **arrays)
 
     write_atomically(out.with_name(out.name + ".npz"), write)
+    levels = {"random policy": float(results.random_returns.mean())}
+    if not np.isnan(optimal).any():
+        levels["optimum"] = float(optimal.mean())
+    source, histories = None, history_path(config, traj_dir)
+    if histories.is_file():
+        try:
+            source = source_curve(histories, results.indices, config)
+        except InputError as error:
+            print(f"note: no curve of the source: {error}")
+    title = f"{config['env']}, {len(results.indices)} tasks ({results.settings['mode']}), update {results.settings['update']}"
+    figure = plot_returns({f"AD, {mode_name(config)} context": results.returns}, levels, source, title)
+    save_figure(figure, out.with_name(out.name + ".png"))
+    print(f"wrote {out}.npz and {out}.png")
 
 
 if __name__ == "__main__":

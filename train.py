@@ -26,56 +26,31 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+import algorithm
 import env
-from dataset import ADDataset
-from evaluate import evaluate_tasks
-from model import MODEL
-from model.tokens import IGNORE, layout_tokens
-from ranks import Ranks
-from training_log import TrainingLog
-from utils import (
-    BAR_SECONDS,
-    InputError,
-    WriteError,
-    add_config_arguments,
+from checkpoints import (
+    RESUME_KEYS,
     checkpoint_paths,
     checkpoint_update,
-    choose_device,
-    config_paths,
-    differences,
-    env_file_name,
-    load_config,
-    lock,
-    make_folder,
     newest_readable_checkpoint,
-    one_line,
-    remove_temporaries,
-    run_script,
     save_checkpoint,
-    set_seed,
-    write_atomically,
 )
+from config.loading import Config, complete_config, differences, free_when_resuming, given_settings, load_config
+from config.schema import ALL_KEYS
+from dataset import ADDataset, effective_config, settings_of_file
+from evaluate import evaluate_tasks
+from files import InputError, WriteError, lock, make_folder, one_line, remove_temporaries, write_atomically
+from history.format import file_name, history_path
+from history.origin import read_origin
+from model import config_problems as model_problems
+from model import make_model
+from ranks import Ranks
+from scripts import BAR_SECONDS, add_config_arguments, add_device_argument, config_paths, given_paths, run_script
+from training_log import TrainingLog
+from utils import choose_device, git_commit, library_versions, set_seed
 
 N_TEST_BATCHES = 8  # enough windows for a loss that is steady to about 1 %
-N_STANDARDISE = 1000  # windows from which the mean and deviation of continuous observations are taken
-# Keys that change how often something is logged or kept, but not what is learned
-FREE_TO_CHANGE = {
-    "log_interval",
-    "test_interval",
-    "eval_interval",
-    "eval_episodes",
-    "eval_repeats",
-    "ckpt_interval",
-    "keep_checkpoints",
-    "temperature",
-    "exploring_temperature",
-    "exploring_patience",
-    "boundaries",
-    "n_process",
-    "in_memory",
-    "compile",
-}
-RESUME_KEYS = ("config", "model", "optimizer", "update", "best", "torch_rng")  # what going on needs of a checkpoint
+N_STANDARDISE = 1000  # windows from which the scale of real-valued inputs is taken
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -85,79 +60,48 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--run-dir", help="folder of this run (default: runs/ENV_ALG_MODEL-CONFIG_split-SEED_seed-SEED)"
     )
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda or cuda:N (default: %(default)s, CUDA where there is one)"
-    )
+    add_device_argument(parser)
     parser.add_argument("--overwrite", action="store_true", help="start the run anew (default: go on with it)")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    config = load_config(config_paths(args), args.overrides, checks=(env.config_problems,))
+    paths, checks = config_paths(args), (env.config_problems, algorithm.config_problems, model_problems)
+    config = load_config(paths, args.overrides, checks, lambda config: settings_of_file(config, args.traj_dir))
     device = choose_device(args.device)
     ranks = Ranks(device)
     if config["train_batch_size"] % ranks.size:
         raise InputError(f"train_batch_size {config['train_batch_size']} must be a multiple of the {ranks.size} ranks")
-    run_dir = Path(args.run_dir) if args.run_dir else default_run_dir(config, args.model_config)
+    run_dir = Path(args.run_dir) if args.run_dir else default_run_dir(config, paths["model"])
+    source = {section: path for section, path in paths.items() if section != "model"}
+    given = given_settings(source, args.overrides, named=set(given_paths(args)))
+    config = effective_config(config, args.traj_dir, given)
     datasets = load_datasets(config, args.traj_dir)
-    config |= env.describe_spaces(config) | {
-        "use_compressed_context": datasets["train"].use_compressed_context,  # the mode in force
-        "with_dones": datasets["train"].with_dones,
-    }
     held = ranks.first_does(lambda: prepare_run_dir(run_dir, args.overwrite))
     with held or nullcontext():
-        return go_on(config, datasets, run_dir, device, ranks)
+        run = prepare_run(config, datasets, run_dir, args.traj_dir, device, ranks)
+        return train_to_the_end(run) if run else 0
 
 
-def go_on(config: dict, datasets: dict[str, ADDataset], run_dir: Path, device: torch.device, ranks: Ranks) -> int:
-    """Build what is trained, as the newest checkpoint has it if there is one, and train to the end."""
-    checkpoint = newest_checkpoint(run_dir, config)
-    if checkpoint and checkpoint["update"] >= config["train_timesteps"]:
-        if ranks.is_first:
-            print(f"{run_dir} is already complete; use --overwrite to train it again")
-        ranks.leave()
-        return 0
-    if ranks.is_first:
-        effective = yaml.safe_dump(config, sort_keys=False)
-        write_atomically(run_dir / "config.yaml", lambda path: path.write_text(effective))
-
-    set_seed(config["train_seed"])
-    model = MODEL[config["model"]](config)
-    standardise_inputs(model, datasets["train"])
-    run = Run(model.to(device), datasets, config, run_dir, ranks)
-    if checkpoint:
-        run.restore(checkpoint)
-    mode = "compressed" if config["use_compressed_context"] else "standard"
-    n_parameters = sum(p.numel() for p in model.parameters())
-    if ranks.is_first:
-        print(
-            f"{run_dir}: {mode} context, {n_parameters:,} parameters, on {device}, {ranks.size} rank(s), "
-            f"from update {run.update}"
-        )
-    try:
-        return train(run)
-    except RuntimeError as error:
-        if ranks.size == 1 or not isinstance(error, dist.DistBackendError) and "peer" not in str(error):
-            raise
-        raise WriteError(f"another rank has ended ({one_line(error)[:200]}); the same command goes on") from None
+def default_run_dir(config: dict, model_config: str) -> Path:
+    source, seeds = f"{file_name(config['env'])}_{file_name(config['alg'])}", f"seed-{config['train_seed']}"
+    return Path("runs") / f"{source}_{Path(model_config).stem}_split-{config['env_split_seed']}_{seeds}"
 
 
-def load_datasets(config: dict, traj_dir: str) -> dict[str, ADDataset]:
+def load_datasets(config: Config, traj_dir: str) -> dict[str, ADDataset]:
     """The training tasks' histories and, where tasks are held out, theirs.
 
     Raises:
-        InputError: besides what ADDataset raises, if the two do not hold the same kind of data.
+        InputError: besides what ADDataset raises, if only one of them has the source's distributions.
     """
     modes = [mode for mode in ("train", "test") if env.split_tasks(config)[mode]]
     use = (config["n_stream"], config["train_source_timesteps"])
     datasets = {mode: ADDataset(config, traj_dir, mode, *use) for mode in modes}
-    kinds = {(d.use_compressed_context, d.with_dones, d.soft_targets) for d in datasets.values()}
-    if len(kinds) > 1:
+    if len({dataset.soft_targets for dataset in datasets.values()}) > 1:
         raise InputError(
-            f"{datasets['train'].history.path}: compress_markers, dones or the source policy's distributions "
-            "(action_probs, or action_means and action_stds) are in some of its groups only, "
-            "so that training and held-out tasks differ; collect it again"
+            f"{datasets['train'].history.path}: the source policy's distributions (action_probs, or action_means and "
+            "action_stds) are in some of its groups only, so that training and held-out tasks differ; collect it again"
         )
     return datasets
 
@@ -173,20 +117,120 @@ def prepare_run_dir(run_dir: Path, overwrite: bool) -> TextIO:
     return held
 
 
-class Run:
-    """A training run: what is trained, on what, and how far it has come."""
+def prepare_run(
+    config: Config, datasets: dict[str, ADDataset], run_dir: Path, traj_dir: str, device: torch.device, ranks: Ranks
+) -> Run | None:
+    """What is trained, as the newest checkpoint has it if there is one; None for a run that is complete."""
+    origin = describe_origin(config, traj_dir)
+    checkpoint = newest_checkpoint(run_dir, config, origin)
+    if checkpoint and checkpoint["update"] >= config["train_timesteps"]:
+        if ranks.is_first:
+            print(
+                f"{run_dir} is already complete; --overwrite trains it again, a larger train_timesteps trains it longer"
+            )
+        ranks.leave()
+        return None
+    if ranks.is_first:
+        effective = yaml.safe_dump(config, sort_keys=False)
+        write_atomically(run_dir / "config.yaml", lambda path: path.write_text(effective))
+    set_seed(config["train_seed"])
+    model = make_model(config)
+    model.fit_inputs(datasets["train"].sample_batch(N_STANDARDISE, np.random.default_rng(0)))
+    run = Run(model.to(device), datasets, config, run_dir, ranks, origin)
+    if checkpoint:
+        run.restore(checkpoint)
+    if ranks.is_first:
+        tell_start(run, checkpoint)
+    return run
 
-    def __init__(self, model: nn.Module, datasets: dict[str, ADDataset], config: dict, run_dir: Path, ranks: Ranks):
+
+def describe_origin(config: Config, traj_dir: str) -> dict:
+    """Where a run's weights come from: history file, code and libraries."""
+    path = history_path(config, traj_dir)
+    history = {"path": str(path), "created_utc": read_origin(path, config).created_utc}
+    return {"history": history, "git_commit": git_commit(), "versions": library_versions()}
+
+
+def tell_start(run: Run, checkpoint: dict | None) -> None:
+    config, mode = run.config, "compressed" if run.config["use_compressed_context"] else "standard"
+    n_parameters = sum(p.numel() for p in run.model.parameters())
+    print(
+        f"{run.run_dir}: {mode} context, {n_parameters:,} parameters, on {run.model.device}, {run.ranks.size} rank(s), "
+        f"from update {run.update}"
+    )
+    if config["warmup_timesteps"] >= config["train_timesteps"]:
+        print(
+            f"note: warmup_timesteps {config['warmup_timesteps']} is not below train_timesteps "
+            f"{config['train_timesteps']}: the learning rate does not reach its peak"
+        )
+    if checkpoint and checkpoint["config"]["train_timesteps"] != config["train_timesteps"]:
+        print(
+            f"note: it was to end after update {checkpoint['config']['train_timesteps']}; now the learning rate takes "
+            f"up the longer schedule, at {learning_rate(run.update, config):.2g}"
+        )
+
+
+def newest_checkpoint(run_dir: Path, config: Config, origin: dict) -> dict | None:
+    """The checkpoint to go on from, or None for a new run.
+
+    Raises:
+        InputError: the run was made with other settings or histories, or none of its checkpoints can be read.
+    """
+    found = newest_readable_checkpoint(run_dir, RESUME_KEYS)
+    if found is None:
+        if checkpoint_paths(run_dir):
+            raise InputError(f"{run_dir}: none of its checkpoints can be read; use --overwrite to start the run anew")
+        return None
+    path, checkpoint = found
+    before = complete_config(checkpoint["config"], path)
+    free = free_when_resuming() | {name for name, key in ALL_KEYS.items() if not key.is_read(config)}
+    if config["train_timesteps"] > before["train_timesteps"]:
+        free.add("train_timesteps")
+    if differing := differences(before, config, sorted((set(config) | set(before)) - free)):
+        raise InputError(
+            f"{run_dir}: holds a run with other settings ({differing}); "
+            "use --overwrite to replace it or --run-dir to keep both"
+        )
+    then, now = (o["history"]["created_utc"] if o else None for o in (checkpoint.get("origin"), origin))
+    if then is not None and then != now:
+        raise InputError(
+            f"{run_dir}: its histories were collected again since (created {then} there, {now or 'at no known time'} "
+            f"now, in {origin['history']['path']}); use --overwrite to replace the run or --run-dir to keep both"
+        )
+    return checkpoint
+
+
+# Training -----------------------------------------------------------------------------------------
+
+
+class Run:
+    """A training run: what is trained, on what, and how far it has come.
+
+    Args:
+        origin: kept in the checkpoints; see `describe_origin`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        datasets: dict[str, ADDataset],
+        config: Config,
+        run_dir: Path,
+        ranks: Ranks,
+        origin: dict | None = None,
+    ):
         self.model, self.datasets, self.config, self.run_dir, self.ranks = model, datasets, config, run_dir, ranks
-        self.optimizer = build_optimizer(model, config)
-        self.update = 0
+        self.origin, self.optimizer, self.update = origin, build_optimizer(model, config), 0
         self.best = {"update": 0, "loss_total": math.inf}  # among the checkpoints, on the held-out tasks
         if config["compile"]:
-            model.transformer.compile()
+            model.compile_trunk()
         self.forward = model
-        if ranks.size > 1:  # standard mode has a head without a loss
-            unused = not config["use_compressed_context"]
-            self.forward = DistributedDataParallel(model, find_unused_parameters=unused)
+        if ranks.size > 1:
+            self.forward = DistributedDataParallel(model, find_unused_parameters=model.leaves_weights_unused)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.update >= self.config["train_timesteps"]
 
     def restore(self, checkpoint: dict) -> None:
         self.model.load_state_dict(checkpoint["model"])
@@ -207,12 +251,13 @@ class Run:
         if losses and losses["loss_total"] < self.best["loss_total"]:
             self.best = {"update": self.update, "loss_total": losses["loss_total"]}
         checkpoint = {
-            "config": self.config,
+            "config": dict(self.config),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "update": self.update,
             "best": self.best,
             "torch_rng": torch.get_rng_state(),
+            "origin": self.origin,
         }
         if torch.cuda.is_available():
             checkpoint["cuda_rng"] = torch.cuda.get_rng_state()
@@ -224,14 +269,42 @@ class Run:
             paths[update].unlink()
 
 
-def train(run: Run) -> int:
-    """Run the updates that are left; save at the end, at intervals, and when told to stop."""
+class StopSignals:
+    """Notes SIGINT and SIGTERM instead of stopping wherever the code happens to be; a context manager."""
+
+    def __enter__(self) -> StopSignals:
+        self.received: list[int] = []
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self.handlers = {n: signal.signal(n, lambda number, _: self.received.append(number)) for n in numbers}
+        return self
+
+    def __bool__(self) -> bool:
+        return bool(self.received)
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+
+def train_to_the_end(run: Run) -> int:
+    """Run the updates that are left; the exit code."""
+    try:
+        with StopSignals() as signals:
+            train(run, signals)
+    except RuntimeError as error:
+        if run.ranks.size == 1 or not isinstance(error, dist.DistBackendError) and "peer" not in str(error):
+            raise
+        raise WriteError(f"another rank has ended ({one_line(error, 200)}); the same command goes on") from error
+    if run.is_complete:
+        return 0
+    name = signal.Signals(signals.received[0]).name if signals else "another rank"
+    print(f"stopped by {name} after update {run.update}, which is saved; the same command goes on", file=sys.stderr)
+    return 128 + (signals.received[0] if signals else signal.SIGTERM)
+
+
+def train(run: Run, signals: StopSignals) -> None:
+    """Update until the end or a signal; log and save at intervals, and save at the end."""
     config, ranks = run.config, run.ranks
-    stop_signal = []
-    handlers = {
-        number: signal.signal(number, lambda received, _: stop_signal.append(received))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
     run.model.train()
     log = TrainingLog(run.run_dir, config, run.update) if ranks.is_first else None
     bar = tqdm(
@@ -239,60 +312,58 @@ def train(run: Run) -> int:
         disable=not ranks.is_first,
     )  # fmt: skip
     stopping = False
-    while run.update < config["train_timesteps"] and not stopping:
+    while not (run.is_complete or stopping):
         losses = train_step(run)
         bar.update()
-        stopping = ranks.any(bool(stop_signal))  # all ranks stop after the same update
-        is_last = run.update == config["train_timesteps"]
-
-        def due(interval: str, is_last: bool = is_last) -> bool:
-            return run.update % config[interval] == 0 or is_last
-
-        if due("log_interval"):
+        stopping = ranks.any(bool(signals))  # all ranks stop after the same update
+        if is_due(run, "log_interval"):
             losses = ranks.mean(losses)
             if log:
                 log.scalars("train", losses | {"lr": run.optimizer.param_groups[0]["lr"]}, run.update)
                 bar.set_postfix({n: f"{float(v):.3f}" for n, v in losses.items() if n.startswith("loss")})
-        if not log:
-            continue
-        if due("test_interval") or due("ckpt_interval") or stopping:
-            on_test = test_losses(run.model, run.datasets["test"], config) if "test" in run.datasets else {}
-            log.scalars("test", on_test, run.update)
-            if due("ckpt_interval") or stopping:
-                run.save(on_test)
-        if due("eval_interval") and "test" in run.datasets:
-            held_out = env.split_tasks(config)["test"]
-            family = env.list_tasks(config)
-            tasks = [family[i] for i in held_out]
-            returns = evaluate_tasks(
-                run.model, config, tasks, config["eval_repeats"], config["eval_episodes"], config["train_seed"]
-            )
-            log.in_context(returns, held_out, run.update)
+        if log:
+            validate(run, log, stopping, signals)
     bar.close()
     if log:
-        if run.update == config["train_timesteps"]:
+        if run.is_complete:
             log.hyperparameters(run.update)
         log.close()
+    run.forward = run.model
     ranks.leave()
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    if run.update < config["train_timesteps"]:
-        name = signal.Signals(stop_signal[0]).name if stop_signal else "another rank"
-        print(f"stopped by {name} after update {run.update}, which is saved; the same command goes on", file=sys.stderr)
-        return 128 + (stop_signal[0] if stop_signal else signal.SIGTERM)
-    return 0
+
+
+def is_due(run: Run, interval: str) -> bool:
+    return run.update % run.config[interval] == 0 or run.is_complete
+
+
+def validate(run: Run, log: TrainingLog, stopping: bool, signals: StopSignals) -> None:
+    """Losses on held-out tasks, checkpoint and evaluation in context, where they are due; on the first rank."""
+    config, has_test = run.config, "test" in run.datasets
+    must_save = is_due(run, "ckpt_interval") or stopping
+    if is_due(run, "test_interval") or must_save:
+        losses = held_out_losses(run.model, run.datasets["test"], config) if has_test else {}
+        log.scalars("test", losses, run.update)
+        if must_save:
+            run.save(losses)
+    if is_due(run, "eval_interval") and has_test and not signals:
+        held_out, family = env.split_tasks(config)["test"], env.list_tasks(config)
+        returns = evaluate_tasks(
+            run.model, [family[i] for i in held_out], config["eval_repeats"], config["eval_episodes"],
+            seed=config["train_seed"], stop=lambda: bool(signals),
+        )  # fmt: skip
+        if not signals:
+            log.in_context(returns, held_out, run.update)
 
 
 def train_step(run: Run) -> dict[str, Tensor]:
     """One update of the optimizer; the batch depends on the seed and the update's number alone."""
-    config = run.config
+    config, device = run.config, run.model.device
     rng = np.random.default_rng([config["train_seed"], run.update])
     batch = run.datasets["train"].sample_batch(config["train_batch_size"], rng)
     if run.ranks.size > 1:
-        batch = share_of_batch(batch, config, run.ranks)
+        batch = share_of_batch(run.model, batch, run.ranks)
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(run.update, config)
-    device = run.model.compress_start_token.device
     with torch.autocast(device.type, torch.bfloat16, enabled=config["autocast"] and device.type == "cuda"):
         losses = run.forward(to_device(batch, device))
     run.optimizer.zero_grad()
@@ -303,15 +374,10 @@ def train_step(run: Run) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in losses.items()}
 
 
-def share_of_batch(batch: dict[str, Tensor], config: dict, ranks: Ranks) -> dict[str, Tensor]:
+def share_of_batch(model: nn.Module, batch: dict[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
     """This rank's windows of a batch, with the numbers that make the mean over ranks the whole batch's loss."""
-    n_action_targets = (batch["region_lengths"].sum(1) - batch["target_from"]).sum()
-    if "target_until" in batch:
-        n_action_targets = (batch["target_until"] - batch["target_from"]).sum()
-    n_type_targets = (layout_tokens(batch["region_lengths"], config).next_types != IGNORE).sum()
     share = {name: values[ranks.rank :: ranks.size] for name, values in batch.items()}
-    counts = {"n_action_targets": n_action_targets, "n_type_targets": n_type_targets}
-    return share | {name: count / ranks.size for name, count in counts.items()}
+    return share | {name: count / ranks.size for name, count in model.target_counts(batch).items()}
 
 
 def learning_rate(update: int, config: dict) -> float:
@@ -331,81 +397,21 @@ def build_optimizer(model: nn.Module, config: dict) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=config["lr"], betas=(0.9, 0.99), fused=True)
 
 
-def standardise_inputs(model: nn.Module, dataset: ADDataset) -> None:
-    """Give the model the mean and standard deviation of its real-valued inputs, to keep with its weights.
-
-    Rewards that are all 0 or 1 need none, and are left as they are.
-    """
-    windows = dataset.sample_batch(N_STANDARDISE, np.random.default_rng(0))
-    held = torch.arange(windows["rewards"].shape[1]) < windows["region_lengths"].sum(1, keepdim=True)
-    rewards = windows["rewards"][held]
-    if not ((rewards == 0) | (rewards == 1)).all():
-        model.reward_mean.copy_(rewards.double().mean())
-        model.reward_std.copy_(deviation(rewards))
-    parts = {"observations": model.observation_embedding, "actions": model.actions}
-    for name, part in parts.items():
-        if hasattr(part, "mean"):  # continuous
-            values = windows[name][held]
-            part.mean.copy_(values.double().mean(0))
-            part.std.copy_(deviation(values))
-
-
-def deviation(values: Tensor) -> Tensor:
-    """Standard deviation over the first axis; 1 for an entry that never changes, which leaves it as it is."""
-    std = values.double().std(0)
-    return torch.where(std > 1e-6, std, 1.0)
-
-
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     if device.type == "cuda":
         return {name: values.pin_memory().to(device, non_blocking=True) for name, values in batch.items()}
     return batch
 
 
-# Validation ---------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
-def test_losses(model: nn.Module, dataset: ADDataset, config: dict) -> dict[str, float]:
+def held_out_losses(model: nn.Module, dataset: ADDataset, config: dict) -> dict[str, float]:
     """Mean losses over the same windows of the held-out tasks at every call."""
     model.eval()
-    device = model.compress_start_token.device
-    rng = np.random.default_rng(0)
-    batches = [to_device(dataset.sample_batch(config["train_batch_size"], rng), device) for _ in range(N_TEST_BATCHES)]
+    rng, size = np.random.default_rng(0), config["train_batch_size"]
+    batches = [to_device(dataset.sample_batch(size, rng), model.device) for _ in range(N_TEST_BATCHES)]
     losses = [model(batch) for batch in batches]
     model.train()
     return {name: float(np.nanmean([float(loss[name]) for loss in losses])) for name in losses[0]}
-
-
-# Runs and checkpoints -----------------------------------------------------------------------------
-
-
-def default_run_dir(config: dict, model_config: str) -> Path:
-    return Path("runs") / (
-        f"{env_file_name(config)}_{config['alg']}_{Path(model_config).stem}_split-{config['env_split_seed']}_seed-{config['train_seed']}"
-    )
-
-
-def newest_checkpoint(run_dir: Path, config: dict) -> dict | None:
-    """The checkpoint to go on from, or None for a new run.
-
-    Raises:
-        InputError: the run was made with other settings, or has checkpoints of which none can be read.
-    """
-    found = newest_readable_checkpoint(run_dir, RESUME_KEYS)
-    if found is None:
-        if checkpoint_paths(run_dir):
-            raise InputError(f"{run_dir}: none of its checkpoints can be read; use --overwrite to start the run anew")
-        return None
-    checkpoint = found[1]
-    before = checkpoint["config"]
-    names = sorted((set(config) | set(before)) - FREE_TO_CHANGE)
-    if differing := differences(before, config, names):
-        raise InputError(
-            f"{run_dir}: holds a run with other settings ({differing}); "
-            "use --overwrite to replace it or --run-dir to keep both"
-        )
-    return checkpoint
 
 
 if __name__ == "__main__":

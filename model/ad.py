@@ -1,4 +1,4 @@
-"""Algorithm Distillation, with compressed context or with the standard window.
+"""Algorithm Distillation: a causal transformer over learning histories.
 
 Source: Algorithm Distillation (arXiv:2210.14215); compressed context is this project's own.
 
@@ -8,29 +8,25 @@ O observation entries, A actions, N environments.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from model.context import RollingContext
-from model.spaces import ACTIONS, ObservationEmbedding, keep_standardisation
-from model.tokens import IGNORE, Layout, TokenType, layout_tokens, n_positions
+from model.acting import ContextActor, Sampling
+from model.context import make_context
+from model.interface import Model
+from model.spaces import ACTIONS, ObservationEmbedding, deviation, keep_standardisation
+from model.tokens import IGNORE, Layout, TokenType
 from model.transformer import Transformer
 
 
-class AD(nn.Module):
-    """A causal transformer over learning histories, predicting the source algorithm's next action.
-
-    Args:
-        config: the effective config, with `observation_space` and `action_space` as described in
-            model/spaces.py and `with_dones`, whether histories say where episodes end.
-    """
+class AD(Model):
+    """Embeds a window's tokens as its context strategy lays them out; predicts the next action and token type."""
 
     def __init__(self, config: dict):
-        super().__init__()
-        self.config, D = config, config["n_embd"]
+        super().__init__(config)
+        D, self.context = config["n_embd"], make_context(config)
+        self.leaves_weights_unused = not self.context.marks_regions  # the token-type head then has no loss
         self.observation_embedding = ObservationEmbedding(config["observation_space"], D)
         self.actions = ACTIONS[config["action_space"]["kind"]](config["action_space"], D)
         self.reward_embedding = nn.Linear(1, D, bias=False)
@@ -39,7 +35,7 @@ class AD(nn.Module):
         self.compress_start_token = nn.Parameter(torch.zeros(D))
         self.compress_end_token = nn.Parameter(torch.zeros(D))
         self.token_type_embedding = nn.Embedding(len(TokenType), D)
-        self.position_embedding = nn.Embedding(n_positions(config), D)
+        self.position_embedding = nn.Embedding(self.context.n_positions, D)
         self.transformer = Transformer(D, config["n_layer"], config["n_head"], config["dropout"])
         self.pred_action = nn.Linear(D, self.actions.n_outputs)
         self.pred_token_type = nn.Linear(D, len(TokenType))
@@ -52,33 +48,32 @@ class AD(nn.Module):
     # Tokens ---------------------------------------------------------------------------------------
 
     def embed_steps(
-        self, observations: Tensor, actions: Tensor, rewards: Tensor, dones: Tensor, is_none: Tensor
+        self, observations: Tensor, actions: Tensor, rewards: Tensor, dones: Tensor, starts: Tensor
     ) -> Tensor:
         """Embed environment steps: each observation with the action, reward and episode end that led to it.
 
         Args:
             observations: (B, L, O). actions: (B, L) or (B, L, A), rewards, dones: (B, L), those of the step before.
-            is_none: (B, L) True where there was no step before; its action, reward and done are not used.
+            starts: (B, L) True where the step before is not known; its action, reward and done are not used.
 
         Returns:
             (B, L, D)
         """
-        known = ~is_none
+        known = ~starts
         dones = dones.bool() & known & self.config["with_dones"]
         rewards = (rewards.float() - self.reward_mean) / self.reward_std * known
-        x = self.observation_embedding(observations) + self.actions(actions, is_none)
+        x = self.observation_embedding(observations) + self.actions(actions, starts)
         return x + self.reward_embedding(rewards[..., None]) + self.done_embedding(dones.long())
 
     def embed_window(self, batch: dict[str, Tensor]) -> tuple[Tensor, Layout]:
-        """The embedded token sequence of a batch of windows, (B, T, D), and its layout.
-
-        What led to a window's first step is not in the window, so it does not reach the model either.
-        """
-        layout = layout_tokens(batch["region_lengths"], self.config)
+        """The embedded token sequence of a batch of windows, (B, T, D), and its layout."""
+        layout = self.context.layout(batch["region_lengths"])
         before = {name: batch[name].roll(1, dims=1) for name in ("actions", "rewards", "dones")}
-        is_none = torch.zeros_like(batch["rewards"], dtype=torch.bool)
-        is_none[:, 0] = True
-        steps = self.embed_steps(batch["observations"], **before, is_none=is_none)  # (B, L, D)
+        starts = batch.get("starts")
+        if starts is None:  # the window shows what led to every step but its first
+            starts = torch.zeros_like(batch["rewards"], dtype=torch.bool)
+            starts[:, 0] = True
+        steps = self.embed_steps(batch["observations"], **before, starts=starts)  # (B, L, D)
 
         B, _, D = steps.shape
         markers = torch.stack([self.compress_start_token, self.compress_end_token]).expand(B, -1, -1)
@@ -97,11 +92,11 @@ class AD(nn.Module):
 
         Args:
             batch: `observations` (B, L, O), `actions` (B, L) or (B, L, A), `rewards` (B, L), `dones` (B, L),
-                optionally the source policy's distributions, `action_probs` (B, L, A), or `action_means` and
+                optionally `starts` (B, L), True at steps where the window does not show what led to them (default:
+                the first one), optionally the source policy's distributions, `action_probs` (B, L, A), or `action_means` and
                 `action_stds` (B, L, A), `region_lengths` (B, R), `target_from` (B,), the first step whose
                 action is a target, and optionally `target_until` (B,), the first one after these.
-                Where the batch is one rank's share of a larger one, `n_action_targets` and
-                `n_type_targets` are the numbers to divide the summed losses by.
+                Where the batch is one rank's share of a larger one, also the larger one's `target_counts`.
 
         Returns:
             Scalars `loss_action`, `acc_action` and `loss_total`; in compressed mode also
@@ -109,7 +104,14 @@ class AD(nn.Module):
         """
         x, layout = self.embed_window(batch)
         features = self.transformer(x)
+        result = self._action_losses(features, layout, batch)
+        if not self.context.marks_regions:
+            return result | {"loss_total": result["loss_action"]}
+        result |= self._token_type_losses(features, layout, batch)
+        weighted = self.config["token_type_loss_weight"] * result["loss_token_type"]
+        return result | {"loss_total": result["loss_action"] + weighted}
 
+    def _action_losses(self, features: Tensor, layout: Layout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         is_target = layout.valid & (layout.types == TokenType.TRANSITION)
         is_target &= layout.steps >= batch["target_from"][:, None]
         if "target_until" in batch:
@@ -121,103 +123,45 @@ class AD(nn.Module):
         soft = [batch[name][window, step].float() for name in self.actions.soft_targets if name in batch]
         losses = self.actions.loss(outputs, actions, *soft)  # (M,)
         loss_action = losses.sum() / batch.get("n_action_targets", len(losses))
-        result = {"loss_action": loss_action, "acc_action": self.actions.accuracy(outputs, actions).mean()}
-        if not self.config["use_compressed_context"]:
-            return result | {"loss_total": loss_action}
+        return {"loss_action": loss_action, "acc_action": self.actions.accuracy(outputs, actions).mean()}
 
+    def _token_type_losses(self, features: Tensor, layout: Layout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         known = layout.next_types != IGNORE
-        target_types = layout.next_types[known]
-        type_outputs = self.pred_token_type(features[known])  # (M', 3)
-        type_losses = F.cross_entropy(type_outputs, target_types, reduction="sum")
-        loss_token_type = type_losses / batch.get("n_type_targets", len(target_types))
-        is_right = (type_outputs.argmax(-1) == target_types).float()
-        return result | {
-            "loss_token_type": loss_token_type,
+        targets = layout.next_types[known]
+        outputs = self.pred_token_type(features[known])  # (M', types)
+        losses = F.cross_entropy(outputs, targets, reduction="sum")
+        is_right = (outputs.argmax(-1) == targets).float()
+        return {
+            "loss_token_type": losses / batch.get("n_type_targets", len(targets)),
             "acc_token_type": is_right.mean(),
-            "recall_compress_end": is_right[target_types == TokenType.COMPRESS_END].mean(),
-            "loss_total": loss_action + self.config["token_type_loss_weight"] * loss_token_type,
+            "recall_compress_end": is_right[targets == TokenType.COMPRESS_END].mean(),
         }
 
-    # Evaluation -----------------------------------------------------------------------------------
+    def target_counts(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        until = batch.get("target_until", batch["region_lengths"].sum(1))
+        n_types = (self.context.layout(batch["region_lengths"]).next_types != IGNORE).sum()
+        return {"n_action_targets": (until - batch["target_from"]).sum(), "n_type_targets": n_types}
 
-    @torch.no_grad()
-    def evaluate_in_context(
-        self,
-        vec_env: VecEnv,
-        eval_timesteps: int,
-        temperature: float | None = None,
-        boundaries: str | None = None,
-        seed: int = 0,
-        n_episodes: int | None = None,
-    ) -> dict[str, np.ndarray]:
-        """Act in every environment of `vec_env`, learning in context only.
+    def fit_inputs(self, windows: dict[str, Tensor]) -> None:
+        """Keep the mean and standard deviation of real-valued inputs with the weights.
 
-        Args:
-            vec_env: any number of environments, of any tasks of the family.
-            eval_timesteps: steps per environment, at most.
-            temperature: divides the action logits before sampling; 0 takes the most probable action.
-                Default: the config's. Where `RollingContext.seeks_reward`, the config's `exploring_temperature`
-                takes its place, if there is one.
-            boundaries: `fixed` ends a region after `compress_interval` steps, `predicted` where the
-                token-type head says so, at the latest then. Default: the config's.
-            seed: of the action sampling.
-            n_episodes: stop as soon as every environment has finished so many. Default: never.
-
-        Returns:
-            `rewards`, `dones` and `region_ends`, True where a region ended after the step, each (steps, N),
-            and `returns` (N, episodes): of the finished episodes, as many as every environment has finished.
+        Rewards that are all 0 or 1 need none, and are left as they are.
         """
-        temperature = self.config["temperature"] if temperature is None else temperature
-        boundaries = self.config["boundaries"] if boundaries is None else boundaries
-        was_training = self.training
-        self.eval()
-        device = self.compress_start_token.device
-        generator = torch.Generator(device).manual_seed(seed)
-        usual = torch.tensor(temperature, dtype=torch.float, device=device)
-        exploring, patience = self.config["exploring_temperature"], self.config["exploring_patience"]
+        held = torch.arange(windows["rewards"].shape[1]) < windows["region_lengths"].sum(1, keepdim=True)
+        rewards = windows["rewards"][held]
+        if not ((rewards == 0) | (rewards == 1)).all():
+            self.reward_mean.copy_(rewards.double().mean())
+            self.reward_std.copy_(deviation(rewards))
+        for name, part in {"observations": self.observation_embedding, "actions": self.actions}.items():
+            if hasattr(part, "mean"):  # continuous
+                values = windows[name][held]
+                part.mean.copy_(values.double().mean(0))
+                part.std.copy_(deviation(values))
 
-        def temperatures(context: RollingContext) -> Tensor:
-            if exploring is None:
-                return usual
-            return torch.where(context.seeks_reward(patience), exploring, usual)
+    def compile_trunk(self) -> None:
+        self.transformer.compile()
 
-        context = RollingContext(self, vec_env.num_envs, predict_ends=boundaries == "predicted")
-        record = {
-            "rewards": np.zeros((eval_timesteps, vec_env.num_envs), dtype=np.float32),
-            "dones": np.zeros((eval_timesteps, vec_env.num_envs), dtype=bool),
-            "region_ends": np.zeros((eval_timesteps, vec_env.num_envs), dtype=bool),
-        }
-        n_finished = np.zeros(vec_env.num_envs, dtype=np.int64)  # episodes
-        observations = vec_env.reset()
-        for t in range(eval_timesteps):
-            features = context.observe(torch.as_tensor(observations, device=device).reshape(vec_env.num_envs, -1))
-            actions = self.actions.sample(self.pred_action(features), temperatures(context), generator)
-            observations, rewards, dones, _ = vec_env.step(actions.cpu().numpy())
-            ends = context.record(actions, torch.as_tensor(rewards), torch.as_tensor(dones))
-            record["rewards"][t], record["dones"][t], record["region_ends"][t] = rewards, dones, ends
-            n_finished += dones
-            if n_episodes is not None and n_finished.min() >= n_episodes:
-                record = {name: values[: t + 1] for name, values in record.items()}
-                break
-        self.train(was_training)
-        return record | {"returns": episode_returns(record["rewards"], record["dones"])}
+    # Acting ---------------------------------------------------------------------------------------
 
-
-def episode_returns(rewards: np.ndarray, dones: np.ndarray) -> np.ndarray:
-    """Returns of finished episodes.
-
-    Args:
-        rewards: (T, N). dones: (T, N), True where an episode ended after the step.
-
-    Returns:
-        (N, episodes), cut to the number of episodes that every environment finished.
-    """
-    per_env = returns_per_env(rewards, dones)
-    n_episodes = min(len(returns) for returns in per_env)
-    return np.stack([returns[:n_episodes] for returns in per_env])
-
-
-def returns_per_env(rewards: np.ndarray, dones: np.ndarray) -> list[np.ndarray]:
-    """Returns of all finished episodes, (episodes,) of each environment; arguments as in `episode_returns`."""
-    cumulative = rewards.cumsum(axis=0, dtype=np.float64)
-    return [np.diff(cumulative[dones[:, n], n], prepend=0.0) for n in range(rewards.shape[1])]
+    def actor(self, n_envs: int, sampling: Sampling, seed: int = 0, first_env: int = 0) -> ContextActor:
+        return ContextActor(self, n_envs, sampling, seed, first_env)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,6 +32,12 @@ def keep_standardisation(module: nn.Module, mean: str, std: str, shape: tuple[in
         state_dict.setdefault(prefix + std, torch.ones(shape))
 
     module.register_load_state_dict_pre_hook(fill_in)
+
+
+def deviation(values: Tensor) -> Tensor:
+    """Standard deviation over the first axis; 1 for an entry that never changes, which leaves it as it is."""
+    std = values.double().std(0)
+    return torch.where(std > 1e-6, std, 1.0)
 
 
 class ObservationEmbedding(nn.Module):
@@ -75,11 +82,19 @@ class DiscreteActions(nn.Module):
         """(M,) 1 where the most probable action is the one taken."""
         return (outputs.argmax(-1) == actions.long()).float()
 
-    def sample(self, outputs: Tensor, temperature: Tensor | float, generator: torch.Generator | None) -> Tensor:
-        """(N, A) outputs to (N,) actions; temperature, (N,) or a single one, takes the most probable where it is 0."""
+    def draw_noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """(n,) random numbers, as many as n samples of one environment need."""
+        return rng.random(n, dtype=np.float32)
+
+    def sample(self, outputs: Tensor, temperature: Tensor | float, noise: Tensor) -> Tensor:
+        """(N, A) outputs and (N,) `draw_noise` to (N,) actions.
+
+        Temperature, (N,) or a single one, takes the most probable action where it is 0.
+        """
         temperature = torch.as_tensor(temperature, device=outputs.device)[..., None]
         logits = outputs / torch.where(temperature > 0, temperature, 1.0)
-        sampled = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+        below = logits.softmax(-1).cumsum(-1) <= noise[:, None]  # by the inverse of the distribution function
+        sampled = below.sum(-1, keepdim=True).clamp(max=self.n_outputs - 1)
         return torch.where(temperature > 0, sampled, outputs.argmax(-1, keepdim=True))[:, 0]
 
 
@@ -139,10 +154,16 @@ class ContinuousActions(nn.Module):
         high = (predicted.mean + predicted.stddev).clamp(self.low, self.high)
         return ((actions >= low) & (actions <= high)).float().mean(-1)
 
-    def sample(self, outputs: Tensor, temperature: Tensor | float, generator: torch.Generator | None) -> Tensor:
-        """(N, 2A) outputs to (N, A) actions within bounds; temperature, (N,) or one, scales the standard deviation."""
+    def draw_noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """(n, A) random numbers, as many as n samples of one environment need."""
+        return rng.standard_normal((n, self.n_outputs // 2), dtype=np.float32)
+
+    def sample(self, outputs: Tensor, temperature: Tensor | float, noise: Tensor) -> Tensor:
+        """(N, 2A) outputs and (N, A) `draw_noise` to (N, A) actions within bounds.
+
+        Temperature, (N,) or a single one, scales the standard deviation.
+        """
         predicted = self.distribution(outputs)
-        noise = torch.randn(predicted.mean.shape, generator=generator, device=outputs.device)
         temperature = torch.as_tensor(temperature, device=outputs.device)[..., None]
         return (predicted.mean + temperature * predicted.stddev * noise).clamp(self.low, self.high)
 

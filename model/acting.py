@@ -1,0 +1,163 @@
+"""Acting: the one loop that steps any actor in a VecEnv, how actions are sampled, and the actors.
+
+Letters in shapes: N environments, T steps, A action entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
+
+from history.returns import episode_returns
+
+NOISE_STEPS = 256  # of each environment's random numbers drawn at once
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How actions are drawn, and where regions end.
+
+    temperature: divides the action logits (scales a Gaussian's deviation); 0 takes the most probable action.
+    exploring_temperature: takes its place where the context `seeks_reward`; None is no other temperature.
+    exploring_patience: see RollingContext.seeks_reward.
+    boundaries: `fixed` ends a region after `compress_interval` steps, `predicted` where the token-type head
+    says so, at the latest then.
+    """
+
+    temperature: float = 1.0
+    exploring_temperature: float | None = None
+    exploring_patience: float | None = None
+    boundaries: str | None = "fixed"
+
+    @classmethod
+    def of(cls, config: dict) -> Sampling:
+        """What the config's evaluation keys say."""
+        return cls(**{name: config[name] for name in cls.__dataclass_fields__})
+
+
+class Actor(Protocol):
+    """Acts in N environments at once. `act` and `record` alternate."""
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """(N, ...) newest observations to (N,) or (N, A) actions."""
+        ...
+
+    def record(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict]) -> np.ndarray:
+        """Take what followed, (N,) each; return where a region ended, (N,) bool."""
+        ...
+
+
+def run_actor(
+    actor: Actor,
+    vec_env: VecEnv,
+    n_steps: int,
+    n_episodes: int | None = None,
+    stop: Callable[[], bool] | None = None,
+    on_step: Callable[[], object] | None = None,
+) -> dict[str, np.ndarray]:
+    """Let an actor act in every environment.
+
+    Args:
+        n_steps: per environment, at most.
+        n_episodes: stop as soon as every environment has finished so many. Default: never.
+        stop: asked after every step; True ends the loop at once.
+        on_step: called after every step, for a progress bar.
+
+    Returns:
+        `rewards`, `dones` and `region_ends`, True where a region ended after the step, each (T, N), and
+        `returns` (N, episodes): of the finished episodes, as many as every environment has finished.
+    """
+    N = vec_env.num_envs
+    rewards = np.zeros((n_steps, N), dtype=np.float32)
+    dones, region_ends = np.zeros((n_steps, N), dtype=bool), np.zeros((n_steps, N), dtype=bool)
+    n_finished, taken = np.zeros(N, dtype=np.int64), 0
+    observations = vec_env.reset()
+    for t in range(n_steps):
+        observations, rewards[t], dones[t], infos = vec_env.step(actor.act(observations))
+        region_ends[t] = actor.record(rewards[t], dones[t], infos)
+        n_finished += dones[t]
+        taken = t + 1
+        if on_step:
+            on_step()
+        if (n_episodes is not None and n_finished.min() >= n_episodes) or (stop and stop()):
+            break
+    rewards, dones, region_ends = rewards[:taken], dones[:taken], region_ends[:taken]
+    returns = episode_returns(rewards, dones)
+    return {"rewards": rewards, "dones": dones, "region_ends": region_ends, "returns": returns}
+
+
+class RandomActor:
+    """Draws every action from the action space."""
+
+    def __init__(self, action_space: gym.Space, n_envs: int, seed: int):
+        self.action_space, self.n_envs = action_space, n_envs
+        action_space.seed(seed)
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        return np.array([self.action_space.sample() for _ in range(self.n_envs)])
+
+    def record(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict]) -> np.ndarray:
+        return np.zeros(self.n_envs, dtype=bool)
+
+
+class NoiseStreams:
+    """A stream of random numbers for each environment, so that what one draws does not depend on its neighbours.
+
+    Args:
+        draw: makes n entries, (n, ...), with a generator.
+        seed: of all streams.
+        envs: numbers of the environments; each has its own stream.
+    """
+
+    def __init__(self, draw: Callable[[np.random.Generator, int], np.ndarray], seed: int, envs: range):
+        self.draw, self.generators = draw, [np.random.default_rng([seed, i]) for i in envs]
+        self.block, self.used = np.zeros((0,)), NOISE_STEPS
+
+    def next(self) -> np.ndarray:
+        """(N, ...) one entry for each environment."""
+        if self.used == NOISE_STEPS:
+            self.block = np.stack([self.draw(generator, NOISE_STEPS) for generator in self.generators], axis=1)
+            self.used = 0
+        self.used += 1
+        return self.block[self.used - 1]
+
+
+class ContextActor:
+    """Acts with a model that has a context strategy, learning in context only.
+
+    Args:
+        model: in evaluation mode; has `context`, `actions` and `pred_action`, as AD.
+        n_envs: N.
+        seed, first_env: environment i takes the random numbers of stream `first_env + i` of this seed.
+    """
+
+    def __init__(self, model: nn.Module, n_envs: int, sampling: Sampling, seed: int = 0, first_env: int = 0):
+        self.model, self.sampling = model, sampling
+        self.context = model.context.rolling(model, n_envs, predict_ends=sampling.boundaries == "predicted")
+        self.noise = NoiseStreams(model.actions.draw_noise, seed, range(first_env, first_env + n_envs))
+        self.actions = torch.zeros(n_envs)
+
+    @torch.no_grad()
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        device = self.model.device
+        features = self.context.observe(torch.as_tensor(observations, device=device).reshape(len(observations), -1))
+        noise = torch.as_tensor(self.noise.next(), dtype=torch.float, device=device)
+        self.actions = self.model.actions.sample(self.model.pred_action(features), self._temperatures(), noise)
+        return self.actions.cpu().numpy()
+
+    def record(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict]) -> np.ndarray:
+        return self.context.record(self.actions, torch.from_numpy(rewards), torch.from_numpy(dones))
+
+    def _temperatures(self) -> torch.Tensor:
+        usual, exploring = torch.tensor(self.sampling.temperature, device=self.model.device), None
+        if self.sampling.exploring_temperature is None:
+            return usual
+        exploring = self.context.seeks_reward(self.sampling.exploring_patience)
+        return torch.where(exploring, self.sampling.exploring_temperature, usual)

@@ -1,0 +1,103 @@
+"""What a context strategy is: which steps of its past the model sees, said once for training and acting.
+
+The dataset asks it which steps make a window, the model how the window's tokens are laid out, and acting
+what stays when a region ends. A new strategy is one file here and one line in `CONTEXT`.
+
+Letters in shapes: B batch, L environment steps per window, R regions per window, N environments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, nn
+
+from config.schema import Key
+from model.context.rolling import RollingContext
+from model.tokens import Layout
+
+
+@dataclass
+class Timeline:
+    """The histories that windows are cut from.
+
+    n_steps: (tasks,) steps per stream. region_starts, region_lengths: (tasks, regions), 0 beyond n_regions,
+    which is (tasks,); empty where rollouts are not known. stride: a window's next region is this many rollouts later.
+    """
+
+    n_steps: np.ndarray
+    n_regions: np.ndarray
+    region_starts: np.ndarray
+    region_lengths: np.ndarray
+    stride: int
+
+
+@dataclass
+class Windows:
+    """Which steps make a batch of windows.
+
+    times: (B, L) step of the history. parts: (B, L) number, below n_parts, of the rollout within the window that
+    the step is from; a part is of one stream. valid: (B, L) False for padding. region_lengths: (B, R), zeros first, for
+    regions that do not exist. target_from: (B,) the first step whose action is a target.
+    """
+
+    times: np.ndarray
+    parts: np.ndarray
+    n_parts: int
+    valid: np.ndarray
+    region_lengths: np.ndarray
+    target_from: np.ndarray
+
+
+class Context(nn.Module):
+    """Base of the strategies. A strategy may hold weights of its own.
+
+    Attributes:
+        keys: further config keys, for a strategy that is named as `module:Class`.
+        marks_regions: whether marker tokens stand around regions, so that the token-type head is trained.
+        n_regions: R, regions per window.
+        region_capacity: the most steps of one region.
+        n_positions: rows of the position embedding.
+        n_tokens: the most tokens of a window.
+    """
+
+    keys: dict[str, Key] = {}
+    marks_regions: bool
+    n_regions: int
+    region_capacity: int
+    n_positions: int
+    n_tokens: int
+
+    @classmethod
+    def problems(cls, config: dict) -> list[str]:
+        """What is wrong with the config for this strategy, beyond types and ranges."""
+        return []
+
+    # Training -------------------------------------------------------------------------------------
+
+    def n_places(self, timeline: Timeline) -> np.ndarray:
+        """(tasks,) how many windows one stream of each task has."""
+        raise NotImplementedError
+
+    def cut(self, timeline: Timeline, tasks: np.ndarray, places: np.ndarray) -> Windows:
+        """The windows number `places`, (B,), of the streams of `tasks`, (B,)."""
+        raise NotImplementedError
+
+    def layout(self, region_lengths: Tensor) -> Layout:
+        """Lay out the tokens of windows with regions of (B, R) environment steps; zeros come first."""
+        raise NotImplementedError
+
+    # Acting ---------------------------------------------------------------------------------------
+
+    def rolling(self, model: nn.Module, n_envs: int, predict_ends: bool = False) -> RollingContext:
+        """What acts with this strategy in N environments; see RollingContext."""
+        return RollingContext(model, self, n_envs, predict_ends)
+
+    def roll(self, region_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Make room after a region's end: (N,) oldest steps to drop, and the (N, R) lengths that stay."""
+        raise NotImplementedError
+
+    def starts(self, region_lengths: Tensor, dones: Tensor) -> Tensor:
+        """(N, L) `dones` of acting windows to (N, L) True at steps where what led to the step is not shown."""
+        raise NotImplementedError

@@ -1,0 +1,113 @@
+"""Compressed context: the previous and the current region, each bracketed by marker tokens.
+
+    <compress> x_1 ... x_80 </compress> <compress> x_81 ... x_160
+
+The current region is still open. This is the project's own (DESIGN: one region is one PPO rollout).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from model.context.base import Context, Timeline, Windows
+from model.tokens import IGNORE, Layout, TokenType, following
+
+
+class Regions(Context):
+    """The newest `context_regions` regions of up to `compress_interval` steps; older ones are dropped."""
+
+    marks_regions = True
+
+    def __init__(self, config: dict):
+        super().__init__()
+        self.n_regions, self.region_capacity = config["context_regions"], config["compress_interval"]
+        self.n_positions = self.n_regions * (self.region_capacity + 2)
+        self.n_tokens = self.n_positions - 1  # the current region is open
+        self.blank_starts = config["blank_starts"]
+
+    @classmethod
+    def problems(cls, config: dict) -> list[str]:
+        interval, n_regions = config["compress_interval"] or config.get("n_steps"), config["context_regions"]
+        problems = []
+        if config.get("n_steps", interval) != interval:
+            problems.append(f"compress_interval {interval} must equal the algorithm's n_steps {config['n_steps']}")
+        if interval and config["n_transit"] < n_regions * interval:
+            problems.append(
+                f"n_transit {config['n_transit']} is too small: it must hold {n_regions} regions of "
+                f"compress_interval {interval} steps, at least {n_regions * interval}"
+            )
+        return problems
+
+    def n_places(self, timeline: Timeline) -> np.ndarray:
+        """One per current region; rollouts 1 to `stride` - 1 appear before a current region only."""
+        if self.n_regions == 1:
+            return timeline.n_regions
+        return 1 + np.maximum(0, timeline.n_regions - timeline.stride)
+
+    def cut(self, timeline: Timeline, tasks: np.ndarray, places: np.ndarray) -> Windows:
+        """A current region behind those that are `stride`, 2 `stride`, ... rollouts older.
+
+        The first region of a history has no previous region.
+        """
+        current = places if self.n_regions == 1 else np.where(places == 0, 0, places + timeline.stride - 1)
+        regions = current[:, None] - timeline.stride * np.arange(self.n_regions - 1, -1, -1)  # (B, R), oldest first
+        exists, regions, task_column = regions >= 0, np.maximum(regions, 0), tasks[:, None]
+        lengths = np.where(exists, timeline.region_lengths[task_column, regions], 0)
+        starts = timeline.region_starts[task_column, regions]
+
+        ends = lengths.cumsum(axis=1)
+        step = np.arange(ends[:, -1].max())  # (L,) index within the window
+        region = np.minimum((step[None, :, None] >= ends[:, None, :]).sum(axis=-1), self.n_regions - 1)  # (B, L)
+        index = step - np.take_along_axis(ends - lengths, region, axis=1)
+        return Windows(
+            times=np.take_along_axis(starts, region, axis=1) + index,
+            parts=region,
+            n_parts=self.n_regions,
+            valid=step < ends[:, -1:],
+            region_lengths=lengths,
+            target_from=ends[:, -1] - lengths[:, -1],
+        )
+
+    def layout(self, region_lengths: torch.Tensor) -> Layout:
+        """A region's positions start where they would if all regions before it were full, so a short region
+        does not move those behind it. A region that does not exist takes no place: a first region starts at 0.
+        """
+        B, _ = region_lengths.shape
+        present = region_lengths > 0  # (B, R)
+        n_tokens = region_lengths + present * 2  # both markers ...
+        n_tokens[:, -1] -= 1  # ... but the current region is still open
+        ends = n_tokens.cumsum(1)
+        starts, first_steps = ends - n_tokens, region_lengths.cumsum(1) - region_lengths  # (B, R)
+
+        t = torch.arange(int(ends[:, -1].max()), device=ends.device).expand(B, -1)  # (B, T)
+        region = (t[:, :, None] >= starts[:, None, :]).sum(-1) - 1  # (B, T) the last region that started
+        index = t - starts.gather(1, region)  # within the region, markers included
+        valid = t < ends[:, -1:]
+        types = torch.full_like(t, TokenType.TRANSITION)
+        types = types.masked_fill(index == 0, TokenType.COMPRESS_START)
+        types = types.masked_fill(index == region_lengths.gather(1, region) + 1, TokenType.COMPRESS_END)
+        n_missing = (~present).sum(1, keepdim=True)
+        positions = (region - n_missing) * (self.region_capacity + 2) + index
+        is_step = valid & (types == TokenType.TRANSITION)
+        steps = torch.where(is_step, first_steps.gather(1, region) + index - 1, 0)
+
+        next_types = following(types, valid)
+        # A full current region ends here, a shorter one goes on to where nobody knows
+        is_full = region_lengths[:, -1:] == self.region_capacity
+        next_types.scatter_(1, ends[:, -1:] - 1, torch.where(is_full, TokenType.COMPRESS_END, IGNORE))
+        return Layout(types, positions * valid, steps, valid, next_types)
+
+    def roll(self, region_lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The oldest region is dropped, the current one becomes the previous one, and a new one begins."""
+        kept = torch.cat([region_lengths[:, 1:], torch.zeros_like(region_lengths[:, :1])], dim=1)
+        return region_lengths[:, 0], kept
+
+    def starts(self, region_lengths: torch.Tensor, dones: torch.Tensor) -> torch.Tensor:
+        """As in training: a region's first step shows what led to it where an episode begins there."""
+        step = torch.arange(dones.shape[1], device=dones.device)
+        if not self.blank_starts:
+            return (step == 0).expand(len(dones), -1)
+        first_steps = (region_lengths.cumsum(1) - region_lengths).to(dones.device)  # (N, R)
+        is_first = (step[None, :, None] == first_steps[:, None, :]).any(-1)
+        return is_first & ((step == 0) | ~dones.bool().roll(1, dims=1))

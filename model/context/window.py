@@ -1,0 +1,75 @@
+"""Standard AD: a plain window of the newest steps, one token each.
+
+In training it is a stretch of the history, thinned to every `region_stride`-th rollout. In acting it grows to
+`n_transit` steps; then the newest `kept_fraction` of them stay.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from model.context.base import Context, Timeline, Windows
+from model.tokens import Layout, TokenType, following
+
+
+class Window(Context):
+    """Up to `n_transit` steps without marker tokens. Source: Algorithm Distillation (arXiv:2210.14215)."""
+
+    marks_regions = False
+    n_regions = 1
+
+    def __init__(self, config: dict):
+        super().__init__()
+        self.n_transit, self.interval = config["n_transit"], config["compress_interval"]
+        self.region_capacity = self.n_positions = self.n_tokens = self.n_transit
+        self.n_kept = min(max(1, int(self.n_transit * config["kept_fraction"])), self.n_transit - 1)
+
+    def n_places(self, timeline: Timeline) -> np.ndarray:
+        """One per last step; steps of rollouts 1 to `stride` - 1 appear before a last step only."""
+        later = np.maximum(0, timeline.n_steps - timeline.stride * self.interval)
+        return np.minimum(timeline.n_steps, self.interval) + later
+
+    def cut(self, timeline: Timeline, tasks: np.ndarray, places: np.ndarray) -> Windows:
+        """The window that ends with a given step or, for a step near the beginning, the first `n_transit` ones.
+
+        A window that starts with the history has targets everywhere; a later one only where evaluation,
+        which keeps `kept_fraction` of the window when it rolls, would act.
+        """
+        n_transit, interval, stride = self.n_transit, self.interval, timeline.stride
+        last = np.where(places < interval, places, places + (stride - 1) * interval)
+        offset = last // interval % stride  # which of the thinned histories the last step belongs to
+        period = interval * stride
+        n_left = timeline.n_steps[tasks] - offset * interval
+        thinned = n_left // period * interval + np.minimum(n_left % period, interval)  # (B,) its length
+        stop = np.minimum(np.maximum(last // period * interval + last % interval + 1, n_transit), thinned)
+        start = np.maximum(stop - n_transit, 0)
+        lengths = stop - start
+
+        step = np.arange(lengths.max())
+        position = start[:, None] + step  # (B, L) in the thinned history
+        at_start = np.where(offset == 0, 0, interval)  # evaluation does not begin with a later rollout
+        parts = position // interval - start[:, None] // interval
+        return Windows(
+            times=(offset[:, None] + position // interval * stride) * interval + position % interval,
+            parts=parts,
+            n_parts=int(parts.max()) + 1,
+            valid=step < lengths[:, None],
+            region_lengths=lengths[:, None],
+            target_from=np.where(start == 0, at_start, self.n_kept),
+        )
+
+    def layout(self, region_lengths: torch.Tensor) -> Layout:
+        n_steps = region_lengths[:, -1:]
+        t = torch.arange(int(n_steps.max()), device=n_steps.device).expand(len(n_steps), -1)  # (B, T)
+        valid = t < n_steps
+        types = torch.full_like(t, TokenType.TRANSITION)
+        return Layout(types, t * valid, t * valid, valid, following(types, valid))
+
+    def roll(self, region_lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        kept = torch.full_like(region_lengths, self.n_kept)
+        return region_lengths[:, 0] - self.n_kept, kept
+
+    def starts(self, region_lengths: torch.Tensor, dones: torch.Tensor) -> torch.Tensor:
+        """Only what led to the oldest step is unknown: acting goes on in one stream, rollout after rollout."""
+        return (torch.arange(dones.shape[1], device=dones.device) == 0).expand(len(dones), -1)
