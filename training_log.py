@@ -57,8 +57,8 @@ class TrainingLog:
             label += ", share of the optimum"
         self.results["return_last_episodes"] = float(last.mean())
         self.writer.add_scalar("test/return_last_episodes", last.mean(), update)
-        curves = {"AD": returns.reshape(-1, returns.shape[-1])}
-        self.writer.add_figure("test/return_over_episodes", plot_returns(curves), update)
+        title = f"{self.config['env']}, {len(indices)} held-out tasks, update {update}"
+        self.writer.add_figure("test/return_over_episodes", plot_returns({"AD": returns}, title=title), update)
         self.writer.add_figure("test/return_per_task", plot_per_task(values, tasks, label), update)
 
     def hyperparameters(self, update: int) -> None:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from textwrap import wrap
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 import env
+from files import InputError, describe_foreign_error, make_folder, write_atomically
+from model.interface import Model
 from plots.style import new_figure, styled
-from utils import InputError, make_folder, one_line, write_atomically
-
-if TYPE_CHECKING:
-    from model.ad import AD
 
 N_COLOURS = 64  # of a GIF's palette; pictures of grids have fewer
 FILMED_EPISODES = (1, 2, 5, 10, 20)
 MOST_TASKS = 9  # side by side
-MOST_PIXELS = 200  # of a picture's longer side; larger ones are thinned
+MOST_PIXELS = 320  # of a picture's longer side; larger ones are made smaller
+DOTS_PER_INCH = 100
+LEAST_WIDTH = 2.0  # of a panel, in inches: its title needs room
+CHARACTERS_PER_INCH = 13  # of a title
+MOST_TITLE_LINES = 4  # for a task's arguments
 MOST_FRAMES = 100  # of an episode; of longer ones every n-th step is shown
 
 
@@ -32,12 +36,16 @@ def check_renders(config: dict, task: dict) -> None:
         picture = made.render()
         made.close()
     except Exception as error:  # whatever a user's environment raises, or a library that it draws with
-        raise InputError(f"--render: env '{config['env']}' cannot be drawn here: {one_line(error)}") from None
+        raise InputError(
+            f"--render: env '{config['env']}' cannot be drawn here: {describe_foreign_error(error)}; leave --render out"
+        ) from error
     if not isinstance(picture, np.ndarray):
-        raise InputError(f"--render: env '{config['env']}' draws no rgb_array, but {type(picture).__name__}")
+        raise InputError(
+            f"--render: env '{config['env']}' draws no rgb_array, but {type(picture).__name__}; leave --render out"
+        )
 
 
-def film_tasks(model: AD, config: dict, tasks: list[dict], episodes: int, seed: int) -> FrameRecorder:
+def film_tasks(model: Model, config: dict, tasks: list[dict], episodes: int, seed: int) -> FrameRecorder:
     """One repeat of each of the first tasks; pictures of `FILMED_EPISODES` and of the last one."""
     chosen = [episode for episode in FILMED_EPISODES if episode < episodes] + [episodes]
     longest = env.max_episode_steps(config)
@@ -94,18 +102,20 @@ class FrameRecorder(VecEnvWrapper):
         return observations, rewards, dones, infos
 
     def _keep(self, i: int, picture: np.ndarray) -> None:
-        thinning = -(-max(picture.shape[:2]) // MOST_PIXELS)
-        self.frames[self.episode[i]][i].append(picture[::thinning, ::thinning].copy())
+        factor = -(-max(picture.shape[:2]) // MOST_PIXELS)
+        if factor > 1:  # averages blocks: leaving pixels out would break thin lines, such as CartPole's pole
+            picture = np.asarray(Image.fromarray(picture).reduce(factor))
+        self.frames[self.episode[i]][i].append(picture.copy())
         self.returns[self.episode[i]][i].append(self.episode_return[i])
 
 
-def save_film(recorder: FrameRecorder, names: list[str], path: Path, frames_per_second: int = 10) -> None:
+def save_film(recorder: FrameRecorder, labels: list[str], path: Path, frames_per_second: int = 10) -> None:
     """Write the episodes of a recorder one after another, all environments side by side, as a GIF.
 
     Args:
-        names: what to call the environments, in their order.
+        labels: a heading, then one per environment, as `env.task_labels` gives them.
     """
-    pictures = _draw_film(recorder, names)
+    pictures = _draw_film(recorder, labels)
     milliseconds = 1000 // frames_per_second
     make_folder(path.parent)
     write_atomically(
@@ -117,27 +127,54 @@ def save_film(recorder: FrameRecorder, names: list[str], path: Path, frames_per_
 
 
 @styled
-def _draw_film(recorder: FrameRecorder, names: list[str]) -> list[Image.Image]:
-    columns = int(np.ceil(np.sqrt(recorder.num_envs)))
-    rows = -(-recorder.num_envs // columns)
-    figure, panels = new_figure(1.7 * columns, 1.9 * rows + 0.3, rows, columns, squeeze=False)
-    canvas, shown = FigureCanvasAgg(figure), []
-    for axes in panels.flat:
-        axes.set_axis_off()
+def _draw_film(recorder: FrameRecorder, labels: list[str]) -> list[Image.Image]:
+    figure, panels, names = _film_panels(recorder, labels)
+    canvas, heading, shown = FigureCanvasAgg(figure), figure.suptitle(" "), []
     for episode in recorder.episodes:
         frames, returns = recorder.frames[episode], recorder.returns[episode]
         for step in range(max(map(len, frames))):
-            figure.suptitle(f"episode {episode} in context")
-            for i, axes in enumerate(list(panels.flat)[: recorder.num_envs]):
+            heading.set_text(f"episode {episode} in context")
+            for i, axes in enumerate(panels):
                 if not frames[i]:
                     continue
                 at = min(step, len(frames[i]) - 1)  # an episode that has ended waits for the others
-                axes.set_title(f"{names[i]}: {returns[i][at]:g}")
+                axes.set_title("\n".join([*names[i], f"return {returns[i][at]:.4g}"]), fontsize=8)
                 if axes.images:
                     axes.images[0].set_data(frames[i][at])
                 else:
                     axes.imshow(frames[i][at])
             canvas.draw()
+            figure.set_layout_engine("none")  # the first layout stays: it is slow, and panels should not move
             picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
             shown.append(picture.quantize(N_COLOURS))
     return shown
+
+
+def _film_panels(recorder: FrameRecorder, labels: list[str]) -> tuple[Figure, list[Axes], list[list[str]]]:
+    """A figure with a panel per environment, as large as its pictures, and the lines that name each one's task."""
+    pictures = [picture for episode in recorder.frames.values() for frames in episode for picture in frames]
+    height, width = np.max([picture.shape[:2] for picture in pictures], axis=0) / DOTS_PER_INCH
+    width = max(width, LEAST_WIDTH)
+    names = [wrap(name, int(width * CHARACTERS_PER_INCH)) for name in _task_names(labels)]
+    names = [[*lines[: MOST_TITLE_LINES - 1], "..."] if len(lines) > MOST_TITLE_LINES else lines for lines in names]
+    columns = int(np.ceil(np.sqrt(recorder.num_envs)))
+    rows = -(-recorder.num_envs // columns)
+    title_height = 0.15 * (1 + max(map(len, names)))
+    figure, panels = new_figure(
+        (width + 0.1) * columns, (height + title_height + 0.1) * rows + 0.3, rows, columns, squeeze=False
+    )
+    figure.set_dpi(DOTS_PER_INCH)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    return figure, list(panels.flat)[: recorder.num_envs], names
+
+
+def _task_names(labels: list[str]) -> list[str]:
+    """Each task's arguments with their names, from a heading "a; b" and labels "1; 2": "a 1, b 2".
+
+    A heading "-" has none: then no argument differs between tasks.
+    """
+    if labels[0] == "-":
+        return [""] * len(labels[1:])
+    heading, *values = [label.split("; ") for label in labels]
+    return [", ".join(f"{name} {value}" for name, value in zip(heading, row)) for row in values]

@@ -13,8 +13,22 @@ from matplotlib.patches import Patch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from model.tokens import TokenType, layout_tokens
-from plots.style import BLUE, CURVES, GREY, ORANGE, SKY, YELLOW, draw_band, draw_curve, new_figure, styled
+from model.context.base import Context
+from model.tokens import TokenType
+from plots.style import (
+    BLUE,
+    CURVES,
+    GREY,
+    ORANGE,
+    SKY,
+    YELLOW,
+    draw_band,
+    draw_curve,
+    legend_below,
+    new_figure,
+    styled,
+    whole_ticks,
+)
 
 TYPE_COLOURS = {TokenType.TRANSITION: "0.85", TokenType.COMPRESS_START: BLUE, TokenType.COMPRESS_END: ORANGE}
 TYPE_NAMES = {
@@ -51,6 +65,10 @@ def plot_stream(states: np.ndarray, rewards: np.ndarray, regions: list[tuple[int
     above.legend(loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=6)
     above.set(ylabel="state")
     below.set(xlabel="step of the stream", ylabel="reward", xlim=(steps[0] - 1, steps[-1] + 1))
+    whole_ticks(below)
+    figure.suptitle(
+        f"the first {len(shown)} regions of a stream" if shown else f"the first {len(steps)} steps of a stream"
+    )
     return figure
 
 
@@ -74,21 +92,22 @@ def plot_per_rollout(values: np.ndarray, task: int, label: str) -> Figure:
     draw_curve(axes, 0, rollouts, np.nanmean(values, axis=0), f"mean of {len(values)} tasks")
     draw_band(axes, 0, rollouts, *np.nanquantile(values, (0.05, 0.95), axis=0))
     draw_curve(axes, 1, rollouts, values[task], f"task {task}")
-    axes.set(xlabel="rollout", ylabel=label)
-    axes.legend()
+    axes.set(xlabel="rollout", ylabel=label, title=f"{label} per rollout; band: the middle 90 % of the tasks")
+    whole_ticks(axes)
+    legend_below(figure)
     return figure
 
 
 @styled
-def plot_window(sample: dict[str, Tensor], config: dict) -> Figure:
+def plot_window(sample: dict[str, Tensor], context: Context) -> Figure:
     """One window as the model sees it: a column per token, with its type, its position and its target.
 
     Targets are the source's distribution; for continuous actions its mean; without it the action taken.
 
     Args:
-        sample: one of an `ADDataset` with this config.
+        sample: one of an `ADDataset`. context: its `context`, which lays out the tokens.
     """
-    layout = layout_tokens(sample["region_lengths"][None], config)
+    layout = context.layout(sample["region_lengths"][None])
     targets, label = _targets(sample)
     is_target = np.arange(len(targets)) >= int(sample["target_from"])
     valid = layout.valid[0].numpy()
@@ -103,6 +122,8 @@ def plot_window(sample: dict[str, Tensor], config: dict) -> Figure:
     shown = np.where(counts[:, None], targets[steps], np.nan)
     image = below.imshow(shown.T, aspect="auto")
     below.set(xlabel="token", ylabel="action", yticks=range(targets.shape[1]))
+    whole_ticks(below)
+    figure.suptitle("one training window; blank steps are no targets")
     figure.colorbar(image, ax=below, label=label, orientation="horizontal", shrink=0.5)
     return figure
 
@@ -161,6 +182,7 @@ def plot_paths(
         axes.spines[:].set_visible(True)
     for axes in list(panels.flat)[len(episodes) :]:
         axes.remove()
+    figure.suptitle("the agent's way from its start (dot) to the goal (star), with each episode's return")
     return figure
 
 
@@ -169,19 +191,23 @@ def plot_context_fill(region_lengths: np.ndarray, end_probabilities: np.ndarray,
     """How the context fills and is cut, and what the token-type head says of each region's end.
 
     Args:
-        region_lengths: (T, 2) steps in the previous and in the current region, at each step.
+        region_lengths: (T, R) steps in each region of the context, the current one last, at each step.
         end_probabilities: (T,) the head's probability that `</compress>` comes next.
         ended: (T,) whether a region ended after the step.
     """
     steps = np.arange(1, len(ended) + 1)
     figure, (above, below) = new_figure(7.2, 3.6, 2, sharex=True)
-    above.stackplot(steps, region_lengths.T, colors=(SKY, YELLOW), labels=("previous region", "current region"))
+    n_regions = region_lengths.shape[1]
+    names = [*(f"{age} regions back" for age in range(n_regions - 1, 1, -1)), "previous region", "current region"]
+    colours = ["0.8"] * (n_regions - 2) + [SKY, YELLOW]
+    above.stackplot(steps, region_lengths.T, colors=colours[-n_regions:], labels=names[-n_regions:])
     above.set(ylabel="steps in the context")
-    above.legend(loc="upper left")
     below.vlines(steps[ended], 0, 1, color=GREY, linestyle=":", label="a region ends")
     below.plot(steps, end_probabilities, color=ORANGE, label="probability of </compress>")
     below.set(xlabel="environment step", ylabel="token-type head", ylim=(0, 1.05), xlim=(0, len(ended)))
-    below.legend(loc="center left")
+    whole_ticks(below)
+    legend_below(figure)
+    figure.suptitle("how the context fills, and where its regions end")
     return figure
 
 
@@ -202,5 +228,7 @@ def plot_attention(weights: np.ndarray, types: np.ndarray, rewards: np.ndarray) 
     image = below.imshow(weights.reshape(n_layer * n_head, n_tokens), aspect="auto", vmin=0)
     names = [f"layer {layer}, head {head}" for layer in range(n_layer) for head in range(n_head)]
     below.set(xlabel="token", yticks=range(len(names)), yticklabels=names)
-    figure.colorbar(image, ax=below, label="attention of the newest token", orientation="horizontal", shrink=0.5)
+    whole_ticks(below)
+    figure.suptitle("where the newest token looks")
+    figure.colorbar(image, ax=below, label="attention weight", orientation="horizontal", shrink=0.5)
     return figure

@@ -11,8 +11,9 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from utils import make_folder, write_atomically
+from files import make_folder, write_atomically
 
 # Okabe and Ito's palette (Color Universal Design, 2008)
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
@@ -21,6 +22,7 @@ CURVES = [(BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PINK, ":"), (YELLOW, (0, 
 STYLE = {
     "font.size": 9,
     "axes.titlesize": 9,
+    "figure.titlesize": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.8,
@@ -45,7 +47,8 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **o
 def draw_curve(axes: Axes, number: int, x: np.ndarray, y: np.ndarray, label: str, width: float | None = None) -> None:
     """The `number`-th curve of a figure."""
     colour, line = CURVES[number % len(CURVES)]
-    axes.plot(x, y, linestyle=line, color=colour, label=label, linewidth=width)
+    marker = "o" if len(x) == 1 else None  # a line through one point would not be seen
+    axes.plot(x, y, linestyle=line, marker=marker, color=colour, label=label, linewidth=width)
 
 
 def draw_band(axes: Axes, number: int, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
@@ -54,14 +57,24 @@ def draw_band(axes: Axes, number: int, x: np.ndarray, low: np.ndarray, high: np.
 
 
 def draw_levels(axes: Axes, levels: dict[str, float]) -> None:
-    """Horizontal grey lines: a random policy, an optimum."""
-    for (name, level), line in zip(levels.items(), (":", "--")):
-        axes.axhline(level, color=GREY, linestyle=line, linewidth=1, label=name)
+    """Horizontal grey lines: an optimum is dashed, anything else (a random policy) dotted."""
+    for name, level in levels.items():
+        axes.axhline(level, color=GREY, linestyle="--" if name == "optimum" else ":", linewidth=1, label=name)
 
 
 def draw_source(axes: Axes, episodes: np.ndarray, returns: np.ndarray, label: str) -> None:
     """The source algorithm's returns, in black."""
     axes.plot(episodes, returns, "o-", color="black", markersize=2.5, linewidth=0.8, label=label)
+
+
+def whole_ticks(axes: Axes) -> None:
+    """Ticks of the x-axis at whole numbers only, where it counts episodes, rollouts, steps or tokens."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+
+
+def legend_below(figure: Figure) -> None:
+    """One legend of all curves below the axes, where it lies over none of them."""
+    figure.legend(loc="outside lower center", ncols=3)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

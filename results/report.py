@@ -15,10 +15,12 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
+from config.loading import load_config
 from env import list_tasks
-from plots.returns import plot_per_task, plot_study
+from plots.intervals import interval
+from plots.returns import plot_per_task, plot_returns
 from plots.style import save_figure
-from utils import DEFAULT_CONFIG, load_config
+from scripts import DEFAULT_CONFIG
 
 SCORES = ROOT / "results" / "scores"
 EXPLORING = "temperature 1.0 while the context holds no reward"
@@ -71,17 +73,9 @@ class Scores:
         return [*cells, with_interval(late), share, f"{worst:.2f}", f"{self.never_found():.1%}"]
 
 
-def bootstrap(values: np.ndarray, n_samples: int = 4000) -> tuple[float, float]:
-    """95 % interval of the mean of (seeds, goals) values, both resampled."""
-    rng = np.random.default_rng(0)
-    seeds = rng.integers(values.shape[0], size=(n_samples, values.shape[0], 1))
-    goals = rng.integers(values.shape[1], size=(n_samples, 1, values.shape[1]))
-    low, high = np.quantile(values[seeds, goals].mean(axis=(1, 2)), (0.025, 0.975))
-    return float(low), float(high)
-
-
 def with_interval(values: np.ndarray) -> str:
-    low, high = bootstrap(values)
+    """The mean of (seeds, goals) values with its 95 % interval."""
+    low, high = interval(values)
     return f"{values.mean():.2f} ({low:.2f} to {high:.2f})"
 
 
@@ -191,7 +185,8 @@ def ablations() -> str:
     return table(["change", *HEADER], rows)
 
 
-def main() -> None:
+def text() -> str:
+    """All tables, as tables.md holds them."""
     compressed, standard = Scores("compressed"), best_standard()
     parts = ["# Results\n\nMade by `python results/report.py`; what each line means is in README.md here.\n"]
     parts.append("## Darkroom, held-out goals of split seed 0\n\n" + main_table(compressed, standard))
@@ -204,8 +199,8 @@ def main() -> None:
     parts.append(f"Over episodes 281 to 300: {with_interval(compressed.at(281, 300))}.\n")
     if standard:
         best = max(standard, key=lambda name: standard[name].at(91, 100).mean())
-        text = difference(compressed, standard[best])
-        parts.append(f"Compressed minus the best standard AD ({best}), episodes 91 to 100: {text}.\n")
+        words = difference(compressed, standard[best])
+        parts.append(f"Compressed minus the best standard AD ({best}), episodes 91 to 100: {words}.\n")
     others = [
         row(f"split seed {split}{label}", scores)
         for split in (1, 2)
@@ -217,21 +212,35 @@ def main() -> None:
     parts.append("## One change at a time\n\n" + ablations())
     parts.append("## Other families\n\n" + family_table())
     parts.append(family_details())
-    (ROOT / "results" / "tables.md").write_text("\n".join(parts))
+    return "\n".join(parts)
 
-    curves = {"compressed context": compressed.returns} | {
-        f"standard, {name}": s.returns for name, s in standard.items()
-    }
+
+def draw_returns() -> None:
+    compressed, standard = Scores("compressed"), best_standard()
+    curves = {"compressed context": compressed.returns}
+    curves |= {f"standard, {name}": scores.returns for name, scores in standard.items()}
     levels = {"random policy": compressed.random, "optimum": float(compressed.optimal.mean())}
-    save_figure(plot_study(curves, levels, source("darkroom")), ROOT / "results" / "returns.png")
+    ppo = source("darkroom")
+    title = "Darkroom, held-out goals"
+    figure = plot_returns(curves, levels, (ppo["episodes"], ppo["returns"]), title, n_episodes=100)
+    save_figure(figure, ROOT / "results" / "returns.png")
+
+
+def draw_goals(goals: Scores) -> None:
+    tasks = list_tasks(load_config(DEFAULT_CONFIG))
+    share = np.full(len(tasks), np.nan)
+    share[goals.tasks] = goals.at(91, 100).mean(axis=0) / goals.optimal
+    held_out = np.isin(np.arange(len(tasks)), Scores("compressed").tasks)
+    figure = plot_per_task(share, tasks, "share of the optimum, episodes 91 to 100", held_out)
+    save_figure(figure, ROOT / "results" / "goals.png")
+
+
+def main() -> None:
+    (ROOT / "results" / "tables.md").write_text(text())
+    draw_returns()
     goals = Scores("compressed", "all-goals")
     if goals.n_seeds:
-        tasks = list_tasks(load_config(DEFAULT_CONFIG))
-        share = np.full(len(tasks), np.nan)
-        share[goals.tasks] = goals.at(91, 100).mean(axis=0) / goals.optimal
-        held_out = np.isin(np.arange(len(tasks)), compressed.tasks)
-        figure = plot_per_task(share, tasks, "share of the optimum, episodes 91 to 100", held_out)
-        save_figure(figure, ROOT / "results" / "goals.png")
+        draw_goals(goals)
 
 
 if __name__ == "__main__":

@@ -24,21 +24,14 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 from report import FAMILIES, SCORES
 
+from checkpoints import EVALUATION_KEYS, checkpoint_paths, load_checkpoint, save_checkpoint
+from config.loading import load_config
 from env import split_tasks
-from evaluate import source_curve
-from utils import (
-    EVALUATION_KEYS,
-    InputError,
-    checkpoint_paths,
-    history_path,
-    load_checkpoint,
-    load_config,
-    run_script,
-    save_checkpoint,
-)
+from history.curve import source_curve
+from history.format import history_path
+from scripts import DEFAULT_FAMILY, family_paths, run_script
 
 REFERENCE = ROOT / "results" / "reference" / "ckpt-800.pt"
-COMPRESSED, STANDARD = "config/model/ad_dr_compressed.yaml", "config/model/ad_dr.yaml"
 EXPLORING = {"exploring-1.0": ("--set", "exploring_temperature=1.0")}
 
 
@@ -46,14 +39,14 @@ EXPLORING = {"exploring-1.0": ("--set", "exploring_temperature=1.0")}
 class Setting:
     """One row of a table: the same training with several seeds, evaluated in one or more ways.
 
-    env: names the task family and its files, config/env/ENV.yaml and config/algorithm/ppo_ENV.yaml.
+    family: NAME of the scripts' command line. is_standard: whether its model config is that of standard AD.
     evaluations: name of a score file to further arguments of evaluate.py.
     """
 
     name: str
-    config: str = COMPRESSED
     overrides: tuple[str, ...] = ()
-    env: str = "darkroom"
+    family: str = DEFAULT_FAMILY
+    is_standard: bool = False
     seeds: tuple[int, ...] = (0,)
     splits: tuple[int, ...] = (0,)
     evaluations: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"default": ()})
@@ -63,15 +56,15 @@ def standard(name: str, n_transit: int, batch_size: int) -> Setting:
     """Standard AD at the training compute of the compressed one: as many tokens per update."""
     overrides = (f"n_transit={n_transit}", f"train_batch_size={batch_size}")
     evaluations = {f"temperature-{t}": ("--temperature", t) for t in ("0.6", "1.0")}
-    return Setting(name, STANDARD, overrides, (0, 1, 2), evaluations=evaluations)
+    return Setting(name, overrides, is_standard=True, seeds=(0, 1, 2), evaluations=evaluations)
 
 
-def of_family(env: str) -> list[Setting]:
+def of_family(family: str) -> list[Setting]:
     """Another family's shipped configs, both modes."""
-    configs = {"compressed": f"config/model/ad_{env}_compressed.yaml", "standard": f"config/model/ad_{env}.yaml"}
     evaluations = {"default": ("--repeats", "8")}
     return [
-        Setting(f"{env}-{mode}", c, env=env, seeds=(0, 1, 2), evaluations=evaluations) for mode, c in configs.items()
+        Setting(f"{family}-{mode}", (), family, mode == "standard", seeds=(0, 1, 2), evaluations=evaluations)
+        for mode in ("compressed", "standard")
     ]
 
 
@@ -102,7 +95,7 @@ SETTINGS = [
     Setting("token-type-weight-1", overrides=("token_type_loss_weight=1",)),
     Setting("last-step-only", overrides=("dense_supervision=false",)),
     Setting("same-stream", overrides=("mix_streams=false",)),
-    *(setting for env in FAMILIES for setting in of_family(env)),
+    *(setting for family in FAMILIES for setting in of_family(family)),
 ]
 
 
@@ -115,23 +108,14 @@ def run(setting: Setting, split: int, seed: int) -> None:
     run_dir = ROOT / "runs" / "study" / f"{setting.name}_split-{split}_seed-{seed}"
     sets = [*setting.overrides, f"train_seed={seed}", f"env_split_seed={split}", "eval_interval=1000000"]
     flags = [flag for item in sets for flag in ("--set", item)]
-    paths = source_paths(setting.env)
-    configs = ["--env-config", paths["env"], "--alg-config", paths["algorithm"], "--model-config", setting.config]
-    call("train.py", "--run-dir", str(run_dir), *configs, "--device", "cpu", *flags)
+    mode = ["--standard"] if setting.is_standard else []
+    call("train.py", setting.family, *mode, "--run-dir", str(run_dir), "--device", "cpu", *flags)
     newest = checkpoint_paths(run_dir)[-1]
     if (setting.name, split, seed) == ("compressed", 0, 0):
         store_reference(newest)
     for name, path in missing.items():
-        call(
-            "evaluate.py",
-            "--ckpt",
-            str(newest.relative_to(ROOT)),
-            "--out",
-            str(path),
-            "--device",
-            "cpu",
-            *setting.evaluations[name],
-        )
+        chosen = ["--ckpt", str(newest.relative_to(ROOT)), "--out", str(path), "--device", "cpu"]
+        call("evaluate.py", *chosen, *setting.evaluations[name])
         Path(f"{path}.png").unlink()  # the report draws its own
         print(f"stored {path.relative_to(ROOT)}.npz", flush=True)
 
@@ -143,24 +127,12 @@ def store_reference(path: Path) -> None:
     save_checkpoint(REFERENCE, {name: checkpoint[name] for name in EVALUATION_KEYS})
 
 
-def source_paths(env: str) -> dict[str, str]:
-    """The config files that a family's histories are collected with."""
-    return {"env": f"config/env/{env}.yaml", "algorithm": f"config/algorithm/ppo_{env}.yaml"}
-
-
-def store_source(env: str) -> None:
+def store_source(family: str) -> None:
     """The source PPO's mean return on the held-out tasks of split seed 0, for comparison."""
-    paths = source_paths(env)
-    config = load_config(paths)
-    curve = source_curve(config, str(ROOT / "datasets"), split_tasks(config)["test"])
-    if curve is None:
-        raise InputError(
-            f"{history_path(config, ROOT / 'datasets')}: no readable histories of these tasks; collect them with: "
-            f"python collect.py --env-config {paths['env']} --alg-config {paths['algorithm']}"
-        )
-    episodes, returns = curve
+    config = load_config(family_paths(family))
+    episodes, returns = source_curve(history_path(config, ROOT / "datasets"), split_tasks(config)["test"], config)
     SCORES.mkdir(exist_ok=True)
-    np.savez(SCORES / f"source_{env}.npz", episodes=episodes, returns=returns)
+    np.savez(SCORES / f"source_{family}.npz", episodes=episodes, returns=returns)
 
 
 def score_path(setting: Setting, split: int, seed: int, evaluation: str) -> Path:
@@ -187,8 +159,8 @@ def main() -> None:
     if unknown := set(args.names) - set(names):
         parser.error(f"no setting is named {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     chosen = [setting for setting in SETTINGS if setting.name in (args.names or names)]
-    for env in sorted({setting.env for setting in chosen}):
-        store_source(env)
+    for family in sorted({setting.family for setting in chosen}):
+        store_source(family)
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [pool.submit(run, s, split, seed) for s in chosen for split in s.splits for seed in s.seeds]
         for job in jobs:
