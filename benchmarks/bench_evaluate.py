@@ -13,8 +13,9 @@ import torch
 from common import alternate, default_config, ratio, report, row
 
 import env
-from model import AD, MODEL, lay_out_for_acting
-from model.context import RollingContext
+from model import AD, lay_out_for_acting, make_model
+from model.acting import ContextActor, Sampling, run_actor
+from model.context.rolling import RollingContext
 from utils import choose_device
 
 PUBLIC_SIZE = ("n_layer=6", "n_embd=128", "n_head=8")  # of the nearest public implementations
@@ -27,30 +28,23 @@ class Recomputing(RollingContext):
         return self._encode(envs)
 
 
-@torch.no_grad()
-def act(model: AD, context: RollingContext, vec_env, n_steps: int) -> float:
+def act(model: AD, kind: type[RollingContext], vec_env, n_steps: int) -> float:
     """Seconds of `n_steps` steps with a context that is already full, as it is most of the time."""
-    generator = torch.Generator(context.cache.keys.device).manual_seed(0)
-    observations = vec_env.reset()
-    start = time.perf_counter()
-    for t in range(context.region_capacity + n_steps):
-        if t == context.region_capacity:
-            start = time.perf_counter()
-        features = context.observe(torch.as_tensor(observations, device=context.cache.keys.device))
-        actions = model.actions.sample(model.pred_action(features), 1.0, generator)
-        observations, rewards, dones, _ = vec_env.step(actions.cpu().numpy())
-        context.record(actions, torch.as_tensor(rewards), torch.as_tensor(dones))
-    return time.perf_counter() - start
+    actor = ContextActor(model, vec_env.num_envs, Sampling())
+    actor.context = kind(model, model.context, vec_env.num_envs)
+    filling, times = model.context.region_capacity, []
+    run_actor(actor, vec_env, filling + n_steps, on_step=lambda: times.append(time.perf_counter()))
+    return times[-1] - times[filling - 1]
 
 
 def measure(repeats: int, n_steps: int, size: tuple[str, ...], device: str) -> list[dict]:
     config = default_config(*size)
-    model = lay_out_for_acting(MODEL["AD"](config)).to(choose_device(device)).eval()
+    model = lay_out_for_acting(make_model(config)).to(choose_device(device)).eval()
     tasks = env.list_tasks(config)
 
     def seconds(kind: type[RollingContext], n_envs: int) -> list[float]:
         vec_env = env.make_vec_env(config, (tasks * n_envs)[:n_envs])
-        return act(model, kind(model, n_envs), vec_env, n_steps)
+        return act(model, kind, vec_env, n_steps)
 
     times: dict[str, list[float]] = {"recomputing, 8": [], "cache, 8": [], "cache, 64": [], "cache, 256": []}
     for turn in range(repeats + 1):
@@ -72,7 +66,7 @@ def measure(repeats: int, n_steps: int, size: tuple[str, ...], device: str) -> l
 def measure_length(repeats: int, size: tuple[str, ...], device: str) -> list[dict]:
     """Steps per second of whole evaluations, for four lengths: flat if old episodes cost nothing."""
     config = default_config(*size)
-    model = lay_out_for_acting(MODEL["AD"](config)).to(choose_device(device))
+    model = lay_out_for_acting(make_model(config)).to(choose_device(device))
     vec_env = env.make_vec_env(config, env.list_tasks(config)[:8])
     lengths = [400, 800, 1600, 3200] if not size else [80, 160, 240, 320]
     times = alternate({str(n): lambda n=n: model.evaluate_in_context(vec_env, n) for n in lengths}, repeats)

@@ -15,14 +15,16 @@ import torch
 from common import alternate, default_config, peak_memory, ratio, report, row, write_random_histories
 
 from dataset import ADDataset
-from model import MODEL
+from history.format import history_path
+from model import make_model
 from ranks import Ranks
 from train import Run, train_step
-from utils import choose_device, history_path
+from utils import choose_device
 
 SHARE = "train_env_ratio=0.3"  # 24 tasks of random histories, 55 MB
 TINY_SHARE = "train_env_ratio=0.05"  # 4 tasks
 COMPRESSED = "use_compressed_context=true"
+MEDIUM = 320  # steps of a window between a compressed one and a full history
 
 
 def window(n_transit: int) -> tuple[str, ...]:
@@ -33,7 +35,7 @@ def prepare(folder: Path, overrides: tuple[str, ...], device: str) -> Run:
     """A run that `train_step` can take updates of, in memory only."""
     config = default_config(*overrides)
     datasets = {"train": ADDataset(config, folder, "train")}
-    return Run(MODEL["AD"](config).to(choose_device(device)), datasets, config, Path(), Ranks())
+    return Run(make_model(config).to(choose_device(device)), datasets, config, Path(), Ranks())
 
 
 def take_updates(begin, folder: Path, overrides: tuple[str, ...], n_updates: int, device: str) -> None:
@@ -54,81 +56,82 @@ def measure(
 ) -> list[dict]:
     share = TINY_SHARE if size else SHARE
     write_random_histories(folder, default_config(share), n_steps=1280, n_tasks=24)
-    full, medium = lengths[-1], 320
     shared = (share, f"train_batch_size={batch}", *size)
     settings = {
         "compressed, 160 steps": (COMPRESSED, *shared),
-        **{f"standard, {n} steps": (*window(n), *shared) for n in sorted({*lengths, medium})},
+        **{f"standard, {n} steps": (*window(n), *shared) for n in sorted({*lengths, MEDIUM})},
     }
     runs = {name: prepare(folder, overrides, device) for name, overrides in settings.items()}
+    rows, compressed = measure_windows(runs, batch, repeats, lengths)
+    rows += measure_batch_sizes(folder, shared, batch, repeats, device)
+    rows += measure_memory(folder, settings, lengths[-1], device)
+    dense = runs["compressed, 160 steps"]
+    rows += measure_supervision(
+        dense, prepare(folder, (COMPRESSED, "dense_supervision=false", *shared), device), repeats
+    )
+    stored = prepare(folder, (COMPRESSED, "in_memory=never", *shared), device)
+    rows += measure_loading(dense, stored, compressed, repeats)
+    rows.append(memory_of_dataset(folder, dense.datasets["train"], share))
+    return rows
+
+
+def measure_windows(runs: dict[str, Run], batch: int, repeats: int, lengths: list[int]) -> tuple[list[dict], float]:
+    """Updates with windows of several lengths; also the seconds of a compressed one."""
+    full = lengths[-1]
     seconds = alternate({name: lambda run=run: train_step(run) for name, run in runs.items()}, repeats)
     rows = [row(f"updates, {name}, batch {batch}", s, "updates/s", 1) for name, s in seconds.items()]
     median = {name: float(np.median(s)) for name, s in seconds.items()}
     compressed = median["compressed, 160 steps"]
-    rows.append(
-        ratio(
-            f"time per update, full history ({full}) over compressed", median[f"standard, {full} steps"] / compressed, 6
-        )
-    )
-    rows.append(
-        ratio(f"time per update, {medium} over compressed", median[f"standard, {medium} steps"] / compressed, 1.9)
-    )
+    of_full, of_medium = median[f"standard, {full} steps"], median[f"standard, {MEDIUM} steps"]
+    rows.append(ratio(f"time per update, full history ({full}) over compressed", of_full / compressed, 6))
+    rows.append(ratio(f"time per update, {MEDIUM} over compressed", of_medium / compressed, 1.9))
     for n in lengths:
-        per_token = median[f"standard, {n} steps"] / (n * batch)
-        rows.append({"name": f"time per token, standard, {n} steps", "median": per_token * 1e6, "unit": "microseconds"})
+        rows.append(per_token(f"standard, {n} steps", median[f"standard, {n} steps"] / (n * batch)))
+    return rows, compressed
 
+
+def per_token(name: str, seconds: float) -> dict:
+    return {"name": f"time per token, {name}", "median": seconds * 1e6, "unit": "microseconds"}
+
+
+def measure_batch_sizes(folder: Path, shared: tuple[str, ...], batch: int, repeats: int, device: str) -> list[dict]:
     sizes = [max(1, batch * factor // 4) for factor in (1, 2, 4, 8)]
-    by_size = {n: prepare(folder, (COMPRESSED, *shared, f"train_batch_size={n}"), device) for n in sizes}
-    seconds = alternate({str(n): lambda run=run: train_step(run) for n, run in by_size.items()}, repeats)
-    for n in sizes:
-        per_token = float(np.median(seconds[str(n)])) / (n * 163)
-        rows.append(
-            {"name": f"time per token, compressed, batch {n}", "median": per_token * 1e6, "unit": "microseconds"}
-        )
+    runs = {n: prepare(folder, (COMPRESSED, *shared, f"train_batch_size={n}"), device) for n in sizes}
+    seconds = alternate({str(n): lambda run=run: train_step(run) for n, run in runs.items()}, repeats)
+    n_tokens = 163
+    return [per_token(f"compressed, batch {n}", float(np.median(seconds[str(n)])) / (n * n_tokens)) for n in sizes]
 
-    memory = {
-        name: peak_memory(take_updates, folder, settings[name], 3, device)
-        for name in ("compressed, 160 steps", f"standard, {medium} steps", f"standard, {full} steps")
-    }
-    rows += [
-        {"name": f"peak memory of updates, {name}", "median": value, "unit": "MB"} for name, value in memory.items()
+
+def measure_memory(folder: Path, settings: dict[str, tuple[str, ...]], full: int, device: str) -> list[dict]:
+    names = ("compressed, 160 steps", f"standard, {MEDIUM} steps", f"standard, {full} steps")
+    least, medium, most = (peak_memory(take_updates, folder, settings[name], 3, device) for name in names)
+    rows = [
+        {"name": f"peak memory of updates, {name}", "median": value, "unit": "MB"}
+        for name, value in zip(names, (least, medium, most))
     ]
-    least = memory["compressed, 160 steps"]
-    rows.append(
-        ratio(
-            f"memory saved, compressed against full history ({full})",
-            1 - least / memory[f"standard, {full} steps"],
-            0.8,
-        )
-    )
-    rows.append(
-        ratio(f"memory saved, compressed against {medium}", 1 - least / memory[f"standard, {medium} steps"], 0.45)
-    )
-
-    dense = runs["compressed, 160 steps"]
-    sparse = prepare(folder, (COMPRESSED, "dense_supervision=false", *shared), device)
-    seconds = alternate({"dense": lambda: train_step(dense), "last": lambda: train_step(sparse)}, repeats)
-    targets = {"dense": n_targets(dense), "last": batch}
-    rates = {name: row(f"supervised actions, {name} step(s) only" if name == "last" else "supervised actions, every step",
-                       s, "actions/s", targets[name]) for name, s in seconds.items()}  # fmt: skip
-    rows += [
-        *rates.values(),
-        ratio("supervised actions, every step over last step", rates["dense"]["median"] / rates["last"]["median"], 60),
-    ]
-
-    data = dense.datasets["train"]
-    loading = alternate({"load": lambda: data.sample_batch(batch, np.random.default_rng(0))}, repeats)["load"]
-    rows.append(ratio("data loading's share of an update", float(np.median(loading)) / compressed, 0.05, at_most=True))
-    stored = prepare(folder, (COMPRESSED, "in_memory=never", *shared), device)
-    reading = alternate({"file": lambda: train_step(stored), "memory": lambda: train_step(dense)}, repeats)
-    rows.append(
-        ratio(
-            "time per update, windows read from the file over memory",
-            np.median(reading["file"]) / np.median(reading["memory"]),
-        )
-    )
-    rows.append(memory_of_dataset(folder, data, share))
+    rows.append(ratio(f"memory saved, compressed against full history ({full})", 1 - least / most, 0.8))
+    rows.append(ratio(f"memory saved, compressed against {MEDIUM}", 1 - least / medium, 0.45))
     return rows
+
+
+def measure_supervision(dense: Run, sparse: Run, repeats: int) -> list[dict]:
+    """Supervised actions per second, with every step of the current region a target or one of them."""
+    seconds = alternate({"dense": lambda: train_step(dense), "sparse": lambda: train_step(sparse)}, repeats)
+    every = row("supervised actions, every step", seconds["dense"], "actions/s", n_targets(dense))
+    one = row("supervised actions, last step(s) only", seconds["sparse"], "actions/s", dense.config["train_batch_size"])
+    return [every, one, ratio("supervised actions, every step over last step", every["median"] / one["median"], 60)]
+
+
+def measure_loading(dense: Run, stored: Run, update: float, repeats: int) -> list[dict]:
+    """Loading of batches, from memory as a share of an update's seconds, and from the file."""
+    data, batch = dense.datasets["train"], dense.config["train_batch_size"]
+    loading = alternate({"load": lambda: data.sample_batch(batch, np.random.default_rng(0))}, repeats)["load"]
+    reading = alternate({"file": lambda: train_step(stored), "memory": lambda: train_step(dense)}, repeats)
+    from_file = np.median(reading["file"]) / np.median(reading["memory"])
+    return [
+        ratio("data loading's share of an update", float(np.median(loading)) / update, 0.05, at_most=True),
+        ratio("time per update, windows read from the file over memory", from_file),
+    ]
 
 
 def n_targets(run: Run) -> float:

@@ -16,46 +16,43 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import h5py
 import numpy as np
 import stable_baselines3
 import torch
 
 import env
-from utils import DEFAULT_CONFIG, history_path, load_config, n_cores
+from config.loading import Config, load_config
+from history.format import history_path
+from history.markers import mark_regions
+from history.writer import join_files, write_history
+from scripts import DEFAULT_CONFIG
+from utils import n_cores
 
 
-def default_config(*overrides: str) -> dict:
-    """The shipped Darkroom config, as train.py hands it to the model."""
+def default_config(*overrides: str) -> Config:
+    """The shipped Darkroom config, as train.py makes it effective."""
     config = load_config(DEFAULT_CONFIG, list(overrides))
-    return config | env.describe_spaces(config) | {"with_dones": True}
+    facts = {"with_dones": True, "blank_starts": True, "compress_interval": config["n_steps"]}
+    return Config(config | env.describe_spaces(config) | facts)
 
 
 def write_random_histories(folder: Path, config: dict, n_steps: int, n_tasks: int) -> None:
     """A history file of the shipped format with random contents, for as many tasks as a benchmark reads."""
-    from collect import write_history
-
-    rng, n_streams = np.random.default_rng(0), config["n_stream"]
-    markers = np.zeros(n_steps, dtype=np.int8)
-    markers[:: config["compress_interval"]], markers[config["compress_interval"] - 1 :: config["compress_interval"]] = (
-        1,
-        2,
-    )
-    with h5py.File(history_path(config, folder), "w") as file:
-        for task in env.split_tasks(config)["train"][:n_tasks]:
-            history = {
-                "states": rng.integers(config["grid_size"], size=(n_steps, n_streams, 2), dtype=np.uint8),
-                "actions": rng.integers(5, size=(n_steps, n_streams), dtype=np.uint8),
-                "rewards": rng.integers(2, size=(n_steps, n_streams)).astype(np.float32),
-                "dones": np.broadcast_to((np.arange(n_steps) % 20 == 19)[:, None], (n_steps, n_streams)),
-                "action_probs": rng.dirichlet(np.ones(5), size=(n_steps, n_streams)).astype(np.float16),
-                "compress_markers": markers,
-            }
-            part = folder / f"{task}.hdf5"
-            write_history(part, str(task), history, {}, chunk_steps=config["compress_interval"])
-            with h5py.File(part) as source:
-                source.copy(str(task), file)
-            part.unlink()
+    rng, shape, length = np.random.default_rng(0), (n_steps, config["n_stream"]), config["compress_interval"]
+    parts = {task: folder / f"{task}.hdf5" for task in env.split_tasks(config)["train"][:n_tasks]}
+    for task, part in parts.items():
+        history = {
+            "states": rng.integers(config["grid_size"], size=(*shape, 2), dtype=np.uint8),
+            "actions": rng.integers(5, size=shape, dtype=np.uint8),
+            "rewards": rng.integers(2, size=shape).astype(np.float32),
+            "dones": np.broadcast_to((np.arange(n_steps) % 20 == 19)[:, None], shape),
+            "action_probs": rng.dirichlet(np.ones(5), size=shape).astype(np.float16),
+            "compress_markers": mark_regions([(t, t + length) for t in range(0, n_steps, length)], n_steps),
+        }
+        write_history(part, str(task), history, {}, chunk_steps=length)
+    join_files(history_path(config, folder), parts, config)
+    for part in parts.values():
+        part.unlink()
 
 
 def alternate(candidates: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
