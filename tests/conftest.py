@@ -9,7 +9,8 @@ import torch
 
 import collect
 import env
-from utils import DEFAULT_CONFIG, load_config
+from config.loading import load_config
+from scripts import DEFAULT_CONFIG
 
 torch.set_num_threads(1)  # tiny tensors; also keeps results independent of the machine
 
@@ -32,7 +33,8 @@ def set_flags(*settings: str) -> list[str]:
 def tiny_config(*overrides: str) -> dict:
     """A complete config of the tiny family, as train.py hands it to the model."""
     config = load_config(DEFAULT_CONFIG, [*TINY_ENV, *TINY_SOURCE, *TINY_MODEL, *overrides])
-    return config | env.describe_spaces(config) | {"with_dones": True}
+    blank = config["region_stride"] > 1 or config["mix_streams"]
+    return config | env.describe_spaces(config) | {"with_dones": True, "blank_starts": blank}
 
 
 @pytest.fixture(scope="session")

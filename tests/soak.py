@@ -20,8 +20,9 @@ import torch
 from conftest import tiny_config
 from faults import COLLECT, HISTORY, TRAIN, assert_same_arrays, damage, kill, run, start
 
+from checkpoints import checkpoint_paths, load_checkpoint
 from dataset import ADDataset
-from utils import InputError, checkpoint_paths, load_checkpoint
+from files import InputError
 
 SIGNALS = [signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
 COUNTS = (

@@ -1,5 +1,9 @@
 """Configs: includes, types, relations, and that every problem is told at once, before any work."""
 
+import importlib
+import pickle
+import re
+import shlex
 import subprocess
 import sys
 
@@ -12,18 +16,16 @@ import collect
 import env
 import evaluate
 import train
-from utils import (
-    DEFAULT_CONFIG,
-    KEYS,
-    ROOT,
-    InputError,
-    checkpoint_paths,
-    get_config,
-    load_checkpoint,
-    load_config,
-)
+from checkpoints import checkpoint_paths, load_checkpoint
+from config.loading import Config, complete_config, free_in_evaluation, load_config, override_config
+from config.schema import KEYS, REQUIRED
+from files import InputError
+from model import config_problems as model_problems
+from model.acting import Sampling
+from scripts import DEFAULT_CONFIG, config_paths, family_paths
+from utils import ROOT, get_config
 
-CHECKS = (env.config_problems, algorithm.config_problems)
+CHECKS = (env.config_problems, algorithm.config_problems, model_problems)
 
 
 def family_of(path) -> dict:
@@ -45,18 +47,73 @@ def test_shipped_files_are_accepted_and_explained(path):
     for line in path.read_text().splitlines():
         if line and not line.startswith(("#", "include:")):
             assert "#" in line or line.startswith(("env:", "alg:", "model:")), f"{path}: no meaning given for {line}"
-    assert f"--{ {'algorithm': 'alg'}.get(section, section) }-config {path.relative_to(ROOT)}" in path.read_text()
+    script, arguments = re.search(r"Used by: python (collect|train)\.py (.+)", path.read_text()).groups()
+    args = {"collect": collect, "train": train}[script].parse_arguments(shlex.split(arguments))
+    assert config_paths(args)[section] == str(path.relative_to(ROOT)), "the command named there uses another file"
     assert config
 
 
 def test_every_key_is_read_by_the_code():
-    utils = (ROOT / "utils.py").read_text()
-    code = utils.replace(utils[utils.index("KEYS: dict") : utils.index("# Configs ---")], "")
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("env/*.py"), *ROOT.glob("algorithm/*.py"), *ROOT.glob("model/*.py")]:
-        code += path.read_text() if path.name != "utils.py" else ""
+    files = list(ROOT.glob("*.py"))
+    for room in ("env", "algorithm", "model", "history"):
+        files += ROOT.glob(f"{room}/**/*.py")
+    code = "".join(path.read_text() for path in files)
+    sampling = set(Sampling.__dataclass_fields__)  # read by their names
     for keys in KEYS.values():
         for name in keys:
-            assert f'["{name}"]' in code or f'get("{name}"' in code or f'due("{name}")' in code, name
+            assert f'["{name}"]' in code or f'get("{name}"' in code or f', "{name}")' in code or name in sampling, name
+
+
+def test_the_defaults_are_those_of_the_shipped_files():
+    shipped = {**{s: get_config(DEFAULT_CONFIG[s]) for s in KEYS}, "standard": get_config("config/model/ad_dr.yaml")}
+    for section, values in shipped.items():
+        for name, value in values.items():
+            default = KEYS.get(section, KEYS["model"])[name].default
+            if name not in ("use_compressed_context", "horizon") and default is not REQUIRED:
+                assert default == value, name
+
+
+def test_a_key_that_nothing_reads_is_refused():
+    standard = DEFAULT_CONFIG | {"model": "config/model/ad_dr.yaml"}
+    for paths, setting in ((standard, "boundaries=predicted"), (DEFAULT_CONFIG, "kept_fraction=0.3")):
+        with pytest.raises(InputError, match=f"{setting.partition('=')[0]}: .* does not read it, only .* does"):
+            load_config(paths, [setting])
+    load_config(standard, ["boundaries=fixed"])  # what it would be anyway is no contradiction
+    config = complete_config(load_config(standard) | {"observation_space": {}}, "ckpt-1.pt")
+    with pytest.raises(InputError, match="boundaries: window does not read it"):
+        override_config(config, ["boundaries=predicted"], free_in_evaluation(), ())
+
+
+def test_swapped_files_are_told():
+    swapped = DEFAULT_CONFIG | {"env": DEFAULT_CONFIG["algorithm"], "algorithm": DEFAULT_CONFIG["env"]}
+    with pytest.raises(InputError) as caught:
+        load_config(swapped, checks=CHECKS)
+    assert "ppo_darkroom.yaml: is no env config, but one of: algorithm" in str(caught.value)
+    assert "object at" not in str(caught.value)
+
+
+def test_the_effective_config_can_only_be_read():
+    config = Config(load_config(DEFAULT_CONFIG))
+    for change in (lambda: config.update(lr=1), lambda: config.__setitem__("lr", 1), lambda: config.pop("lr")):
+        with pytest.raises(TypeError, match="can only be read"):
+            change()
+    assert pickle.loads(pickle.dumps(config)) == config and (config | {"lr": 1})["lr"] == 1
+
+
+def test_families_are_completed_by_name():
+    assert family_paths("cartpole", standard=True)["model"] == "config/model/ad_cartpole.yaml"
+    assert family_paths()["model"] == "config/model/ad_dr_compressed.yaml"
+    with pytest.raises(InputError, match="NAME nowhere: no such task family; there are cartpole, dark_key_to_door"):
+        train.main(["nowhere"])
+    with pytest.raises(InputError, match="--standard and --model-config"):
+        train.main(["--standard", "--model-config", "x.yaml"])
+
+
+def test_a_missing_lock_module_is_explained(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+    monkeypatch.delitem(sys.modules, "files")
+    with pytest.raises(ImportError, match="runs on Linux and macOS only"):
+        importlib.import_module("files")
 
 
 def test_include_resolves_from_the_repository_root(tmp_path, monkeypatch):
@@ -103,7 +160,7 @@ def test_all_problems_are_listed_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["n_steps=40"], "compress_interval 80 must equal the algorithm's n_steps 40"),
+        (["n_steps=40", "compress_interval=80"], "compress_interval 80 must equal the algorithm's n_steps 40"),
         (["n_transit=159"], "n_transit 159 is too small.*2 regions of compress_interval 80 steps, at least 160"),
         (["n_steps=1", "compress_interval=1"], "n_steps: 1: expected at least 2"),
         (["n_embd=65"], "n_embd 65 must be a multiple of n_head 2"),

@@ -8,10 +8,10 @@ from conftest import tiny_config, write_file
 
 import env
 from dataset import ADDataset
+from history.format import history_path
+from history.returns import episode_returns
 from model import AD
-from model.ad import episode_returns
-from model.context import RollingContext
-from utils import history_path
+from model.context.rolling import RollingContext
 
 N_ENVS = 6
 
@@ -25,14 +25,14 @@ def random_model(*settings) -> AD:
     return model.eval()
 
 
-def random_steps(n_steps: int, seed: int = 0):
+def random_steps(n_steps: int, seed: int = 0, episode: int = 6):
     """(observations, actions, rewards, dones) per step, for N_ENVS environments."""
     rng = np.random.default_rng(seed)
     for t in range(n_steps):
         observations = torch.from_numpy(rng.integers(3, size=(N_ENVS, 2)))
         actions = torch.from_numpy(rng.integers(5, size=N_ENVS))
         rewards = torch.from_numpy(rng.random(N_ENVS, dtype=np.float32))
-        yield observations, actions, rewards, torch.full((N_ENVS,), t % 6 == 5)
+        yield observations, actions, rewards, torch.full((N_ENVS,), t % episode == episode - 1)
 
 
 def full_forward(model: AD, context: RollingContext) -> torch.Tensor:
@@ -49,7 +49,7 @@ def full_forward(model: AD, context: RollingContext) -> torch.Tensor:
 def test_cached_equals_uncached(settings, ends_differ):
     """Through many boundaries; with `ends_differ`, each environment ends regions at places of its own."""
     model = random_model(*settings)
-    context = RollingContext(model, N_ENVS)
+    context = model.context.rolling(model, N_ENVS)
     rng = np.random.default_rng(5)
     for t, (observations, *results) in enumerate(random_steps(70)):
         features = context.observe(observations)
@@ -57,26 +57,28 @@ def test_cached_equals_uncached(settings, ends_differ):
             context.record(*results)
             continue
         torch.testing.assert_close(features, full_forward(model, context), atol=1e-5, rtol=1e-5)
-        if ends_differ and context.compressed:
+        if ends_differ and context.context.marks_regions:
             context.ended |= torch.from_numpy(rng.random(N_ENVS) < 0.1)
         assert int(context.n_steps.max()) <= context.capacity
         context.record(*results)
-    if ends_differ and context.compressed:
+    if ends_differ and context.context.marks_regions:
         assert len(set(context.region_lengths[:, -1].tolist())) > 1  # they were in different places
 
 
 @torch.no_grad()
-def test_context_equals_what_the_dataset_builds(tmp_path):
+@pytest.mark.parametrize("episode", [5, 6])  # regions begin within episodes, or with them
+@pytest.mark.parametrize("mixed", ["mix_streams=true", "mix_streams=false"])
+def test_context_equals_what_the_dataset_builds(tmp_path, episode, mixed):
     """The same history, stepped through by the context and read from a file."""
-    model = random_model("use_compressed_context=true", "region_stride=1", "soft_targets=false")
-    steps = list(random_steps(50))
+    model = random_model("use_compressed_context=true", "region_stride=1", "soft_targets=false", mixed)
+    steps = list(random_steps(50, episode=episode))
     arrays = [torch.stack(values).numpy() for values in zip(*steps)]
     changes = dict(zip(("states", "actions", "rewards", "dones"), arrays))
     path = write_file(history_path(model.config, tmp_path), model.config, 50, N_ENVS, action_probs=None, **changes)
     dataset = ADDataset(model.config, tmp_path, "test")
     assert h5py.is_hdf5(path)
 
-    context = RollingContext(model, N_ENVS)
+    context = model.context.rolling(model, N_ENVS)
     n_compared = 0
     for t, (observations, *results) in enumerate(steps):
         context.observe(observations)
@@ -115,7 +117,7 @@ def test_evaluation_keeps_at_most_two_regions_and_sees_nothing_older(monkeypatch
 @torch.no_grad()
 def test_what_was_dropped_has_no_influence():
     model = random_model("use_compressed_context=true")
-    one, other = RollingContext(model, N_ENVS), RollingContext(model, N_ENVS)
+    one, other = model.context.rolling(model, N_ENVS), model.context.rolling(model, N_ENVS)
     for t, (first, second) in enumerate(zip(random_steps(40, seed=0), random_steps(40, seed=1))):
         if t >= 12:
             second = first  # histories that differ in their first region only
@@ -153,7 +155,7 @@ def test_sampling_is_reproducible_and_argmax_is_temperature_zero():
     assert np.array_equal(run(seed=3), run(seed=3)) and not np.array_equal(run(seed=3), run(seed=4))
     assert np.array_equal(run(temperature=0, seed=3), run(temperature=0, seed=4))
     outputs = torch.tensor([[0.0, 1.0, 0.0]]).repeat(4000, 1)
-    sharp, flat = (model.actions.sample(outputs, t, torch.Generator().manual_seed(0)) == 1 for t in (0.5, 2.0))
+    sharp, flat = (model.actions.sample(outputs, t, torch.rand(4000)) == 1 for t in (0.5, 2.0))
     assert sharp.float().mean().item() == pytest.approx(np.exp(2) / (np.exp(2) + 2), abs=0.03)
     assert flat.float().mean().item() == pytest.approx(np.exp(0.5) / (np.exp(0.5) + 2), abs=0.03)
 
@@ -170,9 +172,9 @@ def test_exploring_temperature_holds_until_the_context_shows_a_reward():
     used = []
     sample = model.actions.sample
 
-    def note(outputs, temperature, generator):
+    def note(outputs, temperature, noise):
         used.append(temperature.clone())
-        return sample(outputs, temperature, generator)
+        return sample(outputs, temperature, noise)
 
     model.actions.sample = note
     tasks = env.list_tasks(model.config)
@@ -190,7 +192,8 @@ def test_exploring_temperature_holds_until_the_context_shows_a_reward():
     "settings", [["use_compressed_context=true"], ["use_compressed_context=false", "n_transit=20"]]
 )
 def test_patience_ends_when_a_reward_takes_longer_than_any_in_the_context(settings, patience):
-    context, rng = RollingContext(random_model(*settings), N_ENVS), np.random.default_rng(0)
+    model, rng = random_model(*settings), np.random.default_rng(0)
+    context = model.context.rolling(model, N_ENVS)
     history, sought = [[] for _ in range(N_ENVS)], []  # (reward, done) of the steps of each environment
     for observations, actions, _, dones in random_steps(80):
         context.observe(observations)
@@ -216,5 +219,6 @@ def test_each_environment_has_its_own_temperature(kind):
     model = AD(config | {"action_space": space})
     outputs = torch.randn(1, model.actions.n_outputs).repeat(200, 1)
     temperatures = torch.tensor([0.0, 2.0]).repeat(100)
-    actions = model.actions.sample(outputs, temperatures, torch.Generator().manual_seed(0))
+    noise = torch.rand(200) if kind == "discrete" else torch.randn(200, 3)
+    actions = model.actions.sample(outputs, temperatures, noise)
     assert len(actions[::2].unique(dim=0)) == 1 and len(actions[1::2].unique(dim=0)) > 1

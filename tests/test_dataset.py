@@ -9,10 +9,11 @@ import torch
 from conftest import tiny_config, write_file
 
 from dataset import ADDataset
-from history_file import StoredArray
+from files import InputError
+from history.format import history_path
+from history.reader import StoredArray
 from model import AD
-from train import standardise_inputs
-from utils import InputError, history_path
+from train import N_STANDARDISE
 
 N_STEPS, N_STREAMS, INTERVAL = 60, 4, 12  # five regions
 
@@ -83,7 +84,7 @@ def test_batched_samples_equal_single_ones(make):
 
 @pytest.mark.parametrize("mode", ["use_compressed_context=true", "use_compressed_context=false"])
 def test_windows_read_from_the_file_equal_those_from_memory(make, mode, monkeypatch):
-    monkeypatch.setattr("history_file.CACHE_BYTES", 1)  # one piece of each field is kept: the others are read again
+    monkeypatch.setattr("history.reader.CACHE_BYTES", 1)  # one piece of each field is kept: the others are read again
     held, stored = make(mode, "in_memory=always"), make(mode, "in_memory=never")
     assert isinstance(held.arrays["states"], np.ndarray) and isinstance(stored.arrays["states"], StoredArray)
     for dataset_batches in zip(
@@ -247,7 +248,7 @@ def test_inputs_are_standardised_by_the_training_data(make):
     actions = np.random.default_rng(2).uniform(-2, 1, size=(N_STEPS, N_STREAMS, 1)).astype(np.float32)
     dataset = make(*PENDULUM, **gaussian_arrays(rewards=rewards, actions=actions))
     model = AD(dataset.config)
-    standardise_inputs(model, dataset)
+    model.fit_inputs(dataset.sample_batch(N_STANDARDISE, np.random.default_rng(0)))
     found = (model.reward_mean, model.reward_std, model.actions.mean, model.actions.std)
     expected = (rewards.mean(), rewards.std(), actions.mean(), actions.std())
     assert [float(value) for value in found] == pytest.approx(expected, rel=0.05)
@@ -263,7 +264,7 @@ def test_rewards_of_0_and_1_are_left_as_they_are(make, reward, mean):
     steps = np.broadcast_to(np.arange(N_STEPS)[:, None], (N_STEPS, N_STREAMS))
     dataset = make(rewards=reward(steps).astype(np.float32))
     model = AD(dataset.config)
-    standardise_inputs(model, dataset)
+    model.fit_inputs(dataset.sample_batch(N_STANDARDISE, np.random.default_rng(0)))
     assert (model.reward_mean.item(), model.reward_std.item()) == (mean, 1)
 
 
@@ -280,7 +281,7 @@ def test_file_without_markers_falls_back_to_standard_mode_with_one_warning(make)
     with pytest.warns(UserWarning) as caught:
         dataset = make(compress_markers=None)
     assert [str(w.message) for w in caught if "compress_markers" in str(w.message)] and len(caught) == 1
-    assert not dataset.use_compressed_context and dataset[30]["region_lengths"].tolist() == [24]
+    assert not dataset.context.marks_regions and dataset[30]["region_lengths"].tolist() == [24]
 
 
 def test_without_regions_streams_are_not_mixed(make):
@@ -305,7 +306,7 @@ def test_older_file_loads(make):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dataset = make("soft_targets=false", action_probs=None, **old)
-    assert dataset.use_compressed_context and not dataset.with_dones and dataset.n_streams == N_STREAMS
+    assert dataset.context.marks_regions and not dataset.config["with_dones"] and dataset.n_streams == N_STREAMS
     sample = dataset[5]
     assert sample["actions"].shape == (24,) and not sample["dones"].any()
 

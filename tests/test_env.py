@@ -1,6 +1,8 @@
 """The environments: dynamics with known answers, the split, and batched equals scalar."""
 
+import re
 import warnings
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -9,11 +11,13 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import env
+from config.loading import load_config
 from env.cartpole import CartPoleTask
 from env.darkroom import Darkroom, DarkroomPermuted, DarkroomVecEnv
 from env.grid import FLOOR, MARKS
 from env.key_to_door import DarkKeyToDoor
-from utils import DEFAULT_CONFIG, InputError, load_config
+from files import InputError
+from scripts import DEFAULT_CONFIG
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def test_actions_move_as_documented_and_walls_stop_them(action, expected):
     assert tuple(cell) == expected
 
 
-@pytest.mark.parametrize("env_id", env.REGISTERED)
+@pytest.mark.parametrize("env_id", [record.env_id for record in env.FAMILIES.values()])
 def test_gymnasium_accepts_them_without_warnings(env_id):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -88,8 +92,8 @@ def assert_same_step(one: tuple, other: tuple) -> None:
 def test_batched_equals_scalar(name):
     config, tasks = FAMILIES[name], env.list_tasks(FAMILIES[name])
     batched = env.make_vec_env(config, tasks)
-    scalar = DummyVecEnv([lambda task=task: env.ENVIRONMENT[name](**task) for task in tasks])
-    assert type(batched) is env.VEC_ENVIRONMENT[name] and batched.action_space == scalar.action_space
+    scalar = DummyVecEnv([lambda task=task: env.FAMILIES[name].scalar(**task) for task in tasks])
+    assert type(batched) is env.FAMILIES[name].batched and batched.action_space == scalar.action_space
     assert batched.observation_space == scalar.observation_space
     rng = np.random.default_rng(0)
     first, second = batched.reset(), scalar.reset()
@@ -357,3 +361,244 @@ def test_what_ppo_cannot_take_is_told_before_any_work(config):
 def test_an_environments_own_horizon_is_known(config):
     large = config | {"env": "DarkroomLarge-v0", "task_kwargs": [{"goal": (0, 0)}, {"goal": (1, 1), "horizon": 60}]}
     assert env.max_episode_steps(large) == 60
+
+
+# What is told before any work -------------------------------------------------------------------------
+
+
+class Faulty(gym.Env):
+    """Counts its steps; on the third one of an episode, and where `at_reset` in the reset, it gives what it is told to."""
+
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, space=None, at_reset=False, **given):
+        self.observation_space = space or gym.spaces.Box(-1, 1, (2,))
+        self.at_reset, self.given, self.sound = at_reset, given, np.zeros(self.observation_space.shape, np.float32)
+        if self.observation_space.dtype.kind == "i":
+            self.sound = self.sound.astype(int)
+        if "wheels" in given:
+            raise ValueError("no such wheels")
+
+    def reset(self, seed=None, options=None):
+        self.n_steps = 0
+        return self.given["observation"] if self.at_reset else self.sound, {}
+
+    def step(self, action):
+        self.n_steps += 1
+        given = self.given if self.n_steps == 3 else {}
+        if "error" in given:
+            raise RuntimeError(given["error"])
+        sound = {"observation": self.sound, "reward": 0.0, "terminated": False, "truncated": False}
+        return (*(given.get(name, value) for name, value in sound.items()), {})
+
+
+@pytest.fixture(autouse=True)
+def tracebacks_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+@pytest.fixture
+def faulty(config):
+    """A function from task_kwargs to a config of `Faulty` environments."""
+    gym.register("Faulty-v0", Faulty, max_episode_steps=50)
+    yield lambda *task_kwargs: config | {"env": "Faulty-v0", "task_kwargs": list(task_kwargs)}
+    del gym.registry["Faulty-v0"]
+
+
+GRID, COUNT = gym.spaces.MultiDiscrete([3, 3]), gym.spaces.Discrete(3)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"observation": np.array([0, np.nan])}, r"step 3: observation: nan \(entry 1\): expected finite .* Box\("),
+        (
+            {"observation": np.array([0, 1000.0])},
+            r"step 3: observation: 1000.0 \(entry 1\): expected .* Box\(-1.0, 1.0",
+        ),
+        ({"observation": np.array([np.inf, 0])}, r"observation: inf \(entry 0\)"),
+        ({"observation": np.zeros(3)}, r"observation: \[0.0, 0.0, 0.0\]: expected the shape \(2,\) .* got \(3,\)"),
+        ({"observation": [[0], [0, 0]]}, r"observation: \[\[0\], \[0, 0\]\]: expected one array"),
+        ({"observation": None}, "observation: None: expected numbers"),
+        ({"observation": "up", "at_reset": True}, "task 1, .*: reset: observation: 'up': expected numbers"),
+        ({"observation": np.array([0, 3]), "space": GRID}, r"observation: 3 \(entry 1\): expected .* MultiDiscrete"),
+        ({"observation": np.array([0, -1]), "space": GRID}, r"observation: -1 \(entry 1\)"),
+        ({"observation": np.array([0, 1.5]), "space": GRID}, "expected whole numbers, .* got float64"),
+        ({"observation": 3, "space": COUNT}, r"observation: 3: expected finite numbers within its Discrete\(3\)"),
+        ({"observation": np.array([1]), "space": COUNT}, r"expected the shape \(\)"),
+        ({"reward": None}, "step 3: reward: None: expected a finite number"),
+        ({"reward": np.nan}, "reward: nan: expected a finite number"),
+        ({"reward": "much"}, "reward: 'much'"),
+        ({"reward": np.zeros(1)}, r"reward: \[0.0\]"),
+        ({"terminated": None}, "step 3: terminated: None: expected True or False"),
+        ({"truncated": 2}, "truncated: 2: expected True or False"),
+        ({"error": "the wheel came off"}, r"step 3: RuntimeError: the wheel came off \(traceback in "),
+    ],
+)
+def test_what_an_environment_gives_is_told_before_any_worker_starts(faulty, task, message):
+    """Such values failed deep inside torch, or were kept: 1000 in Box(-1, 1) was 'sound'."""
+    config = faulty({"space": task.get("space")}, task)
+    assert env.config_problems(config) == []
+    (problem,) = env.probe_tasks(config)
+    assert problem.startswith("env: 'Faulty-v0': task 1, ") and re.search(message, problem)
+
+
+def test_sound_environments_pass_the_probe(faulty, monkeypatch):
+    """Whatever number type they give, over episode ends, and however many tasks there are."""
+    tasks = [
+        {"observation": np.array([-1, 1])}, {"observation": [0.5, np.float64(1)]}, {"reward": 1}, {"reward": np.int8(1)},
+        {"space": gym.spaces.Box(-np.inf, np.inf, (1,)), "observation": np.array([1e30])},
+        {"reward": np.bool_(True), "terminated": np.bool_(True)}, {"terminated": 1}, {"truncated": True},
+        {"space": COUNT, "observation": np.int64(2)}, {"space": GRID, "observation": np.array([2, 0], np.uint8)},
+    ]  # fmt: skip
+    assert env.probe_tasks(faulty(*tasks)) == []
+    steps = []
+    original = Faulty.step
+    monkeypatch.setattr(Faulty, "step", lambda self, action: steps.append(0) or original(self, action))
+    assert env.probe_tasks(faulty(*({"size": i} for i in range(1000)))) == [] and len(steps) == 2000
+    assert (
+        "task 999"
+        in env.probe_tasks(faulty(*[{"size": i} for i in range(999)], {"at_reset": True, "observation": 0}))[0]
+    )
+
+
+def test_of_a_shipped_family_one_task_is_stepped(monkeypatch):
+    made = []
+    original = DarkKeyToDoor.__init__
+    monkeypatch.setattr(DarkKeyToDoor, "__init__", lambda self, **task: made.append(0) or original(self, **task))
+    config = family("dark_key_to_door", n_tasks=None)
+    assert env.probe_tasks(config) == env.config_problems(config) == [] and len(made) == 2
+
+
+def test_identical_tasks_are_refused(faulty):
+    (problem,) = env.probe_tasks(faulty({"a": 1, "b": 2}, {"a": 1}, {"b": 2, "a": 1}))
+    assert problem.startswith("task_kwargs: entries 0 and 2 are the same task, {'a': 1, 'b': 2}")
+
+
+def test_a_bad_argument_is_reported_with_its_tasks_number_and_traceback(faulty):
+    (problem,) = env.config_problems(faulty({}, {"wheels": 4}))
+    assert problem.startswith("env: 'Faulty-v0' cannot be made: task 1, {'wheels': 4}: ValueError: no such wheels")
+    assert re.search(r'test_env.py", line .* in __init__\n +raise ValueError', traceback_of(problem))
+
+
+def test_a_modules_own_exception_keeps_its_traceback(config, tmp_path, monkeypatch):
+    (tmp_path / "broken_module.py").write_text("limit = 0\nshare = 1 / limit\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (problem,) = env.config_problems(config | {"env": "broken_module:Env-v0"})
+    assert "cannot be imported: ZeroDivisionError: division by zero" in problem
+    assert 'broken_module.py", line 2' in traceback_of(problem)
+
+
+def traceback_of(problem: str) -> str:
+    return Path(re.search(r"\(traceback in (.*)\)", problem)[1]).read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("Taxi-v3", "there is Taxi-v4"),
+        ("os:Taxi-v3", "there is os:Taxi-v4"),
+        ("Pendulum", "there is Pendulum-v1"),
+        ("FrozenLakes-v1", "did you mean FrozenLake-v1"),
+        ("darkrom", "did you mean darkroom"),
+        ("Zzz-v0", "id; module:id"),
+    ],
+)
+def test_unknown_ids_get_a_hint(config, name, hint):
+    (problem,) = env.config_problems(config | {"env": name})
+    assert hint in problem and problem.startswith(f"env: '{name}' is neither one of darkroom, ")
+
+
+@pytest.mark.parametrize(
+    ("env_id", "problem"),
+    [
+        ("Taxi-v4", None),
+        ("FrozenLake-v1", None),
+        ("MountainCar-v0", None),
+        ("Blackjack-v1", r"its observation space is Tuple.* expected one of .*FlattenObservation.*module:id"),
+    ],
+)
+def test_gymnasiums_own_environments(config, env_id, problem):
+    config |= {"env": env_id}
+    found = env.config_problems(config)
+    if problem is None:
+        assert found == env.probe_tasks(config) == []
+    else:
+        assert len(found) == 1 and re.search(problem, found[0])
+
+
+def test_an_environment_without_a_limit_asks_for_the_horizon(config):
+    gym.register("Endless-v0", Faulty)
+    config |= {"env": "Endless-v0", "task_kwargs": [{"size": 1}, {"size": 2}]}
+    assert env.config_problems(config) == [] and env.max_episode_steps(config) == 20  # it is given
+    config["horizon"] = None
+    (problem,) = env.config_problems(config)
+    assert problem.startswith("horizon: missing, and 'Endless-v0' has no step limit of its own")
+    for remedy in ({"horizon": 30}, {"env_kwargs": {"max_episode_steps": 30}}):
+        assert env.config_problems(config | remedy) == [] and env.max_episode_steps(config | remedy) == 30
+    assert "horizon" in env.keys_read(config)
+    assert "horizon" not in env.keys_read(config | {"env_kwargs": {"max_episode_steps": 30}})
+
+
+def test_only_what_an_env_reads_decides_its_tasks(config):
+    """Files of a Gymnasium id were refused when `horizon` or `grid_size` differed, which it does not read."""
+    assert env.keys_read(config) == ("env", "grid_size", "horizon", "n_tasks")
+    assert env.keys_read(family("dark_key_to_door"))[-2:] == ("task_seed", "source_sees_progress")
+    listed = ("env", "env_kwargs", "task_kwargs", "task_ranges", "n_tasks")
+    assert env.keys_read(config | {"env": "CartPole-v1"}) == listed
+    assert env.keys_read(config | {"env": "CartPole-v1", "env_kwargs": {"max_episode_steps": -1}})[1] == "horizon"
+    assert env.keys_read(config | {"env": "DarkroomLarge-v0"}) == listed  # its limit is its own attribute
+    gym.register("Steps-v0", WithSteps)
+    assert env.keys_read(config | {"env": "Steps-v0"}) == listed  # as Minigrid's environments have it
+    assert env.max_episode_steps(config | {"env": "Steps-v0", "horizon": 144}) == 64
+
+
+class WithSteps(Faulty):
+    max_steps = 64
+
+
+def test_no_environment_is_made_for_a_limit_that_gymnasium_knows(config, monkeypatch):
+    made = []
+    original = WithSteps.__init__
+    monkeypatch.setattr(WithSteps, "__init__", lambda self, **given: made.append(0) or original(self, **given))
+    gym.register("Known-v0", WithSteps, max_episode_steps=9)
+    tasks = {"task_kwargs": [{"size": 1}, {"size": 2, "max_episode_steps": 11}]}
+    assert env.max_episode_steps(config | {"env": "Known-v0"} | tasks) == 11 and made == []
+    gym.register("Hidden-v0", WithSteps)
+    assert {env.max_episode_steps(config | {"env": "Hidden-v0"} | tasks) for _ in range(3)} == {64} and made == [0]
+
+
+def test_a_horizon_of_null_is_the_classs_own(config):
+    for name, expected in (("darkroom", 20), ("darkroom_permuted", 50), ("dark_key_to_door", 50)):
+        own = config | {"env": name, "horizon": None, "n_tasks": 3}
+        assert env.config_problems(own) == [] and env.max_episode_steps(own) == expected
+        assert (
+            "horizon" not in env.list_tasks(own)[0] and env.make_vec_env(own, env.list_tasks(own)).horizon == expected
+        )
+
+
+def test_a_family_is_one_record(config, monkeypatch):
+    """A class without a batched form, and with keys of its own, is stepped by everything that steps a family."""
+
+    class Corridor(Faulty):
+        horizon = 7
+
+        @staticmethod
+        def tasks(config):
+            return [{"size": i} for i in range(config["grid_size"])]
+
+    monkeypatch.setitem(env.FAMILIES, "corridor", env.Family(Corridor, "Corridor-v0", {}, keys=("grid_size",)))
+    config |= {"env": "corridor", "horizon": None}
+    assert env.config_problems(config) == env.probe_tasks(config) == [] and env.max_episode_steps(config) == 7
+    assert env.keys_read(config) == ("env", "grid_size", "n_tasks")
+    assert isinstance(env.make_source_env(config, env.list_tasks(config)), DummyVecEnv)
+
+
+def test_values_of_a_wrong_type_are_left_to_the_one_who_told_them(config):
+    for wrong in ({"env": None}, {"n_tasks": "many"}, {"task_ranges": [1]}, {"env": 3, "task_kwargs": None}):
+        assert env.config_problems(config | wrong) == []
+    assert env.config_problems({"env": "darkroom"}) == []
+    swapped = {"env": DEFAULT_CONFIG["algorithm"], "algorithm": DEFAULT_CONFIG["env"]}
+    with pytest.raises(InputError, match="ppo_darkroom.yaml: is no env config, but one of: algorithm") as caught:
+        load_config(swapped, checks=(env.config_problems,))
+    assert "object at" not in str(caught.value)

@@ -1,19 +1,25 @@
 """Evaluation: episodes of different lengths, early stopping, and the source's curve."""
 
+import shutil
+from pathlib import Path
+
 import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_config
+from stable_baselines3.common.vec_env import DummyVecEnv
 from test_context import random_model
 
 import collect
 import env
 import evaluate
+from files import InputError
+from history.curve import source_curve
+from history.format import history_path
 from model import AD
-from train import standardise_inputs
-from utils import history_path
+from train import N_STANDARDISE
 
 
 class Count(gym.Env):
@@ -65,12 +71,14 @@ def test_the_record_has_each_tasks_own_ends(count_histories):
 def test_the_sources_curve_counts_the_episodes_that_ended(count_histories):
     """Not those that would have, were all as long as the longest: 9 steps."""
     folder, config = count_histories
+    path = history_path(config, folder)
     for task, length in enumerate((3, 5, 9)):
-        episodes, means = evaluate.source_curve(config, folder, [task])
+        episodes, means = source_curve(path, [task], config)
         assert episodes.tolist() == [12 * rollout // length for rollout in (1, 2, 3, 4)] and set(means) == {length}
-    episodes, _ = evaluate.source_curve(config, folder, [0, 1])
+    episodes, _ = source_curve(path, [0, 1], config)
     assert episodes.tolist() == [3, 6, 9.5, 12.5]
-    assert evaluate.source_curve(config, folder / "nowhere", [0]) is None
+    with pytest.raises(InputError, match="no such history file"):
+        source_curve(history_path(config, folder / "nowhere"), [0], config)
 
 
 def test_the_sources_curve_of_a_file_without_ends(tmp_path):
@@ -78,8 +86,40 @@ def test_the_sources_curve_of_a_file_without_ends(tmp_path):
     config = tiny_config()  # episodes of 6 steps, rollouts of 12
     with h5py.File(history_path(config, tmp_path), "w") as file:
         file.create_group("0").attrs["mean_return_per_rollout"] = np.array([np.nan, 1, 2])
-    episodes, means = evaluate.source_curve(config, tmp_path, [0])
+    episodes, means = source_curve(history_path(config, tmp_path), [0], config)
     assert episodes.tolist() == [4, 6] and means.tolist() == [1, 2]
+
+
+def test_the_sources_curve_goes_by_the_files_own_rollouts(count_histories, tmp_path):
+    """The checkpoint's `n_steps` may be another one: it is of the file that the model was trained on."""
+    folder, config = count_histories
+    other, copy = config | {"n_steps": 24}, shutil.copy(history_path(config, folder), tmp_path / "copy.hdf5")
+    for what in ("markers", "the recorded n_steps", "returns from the arrays"):
+        episodes, means = source_curve(Path(copy), [0], other)
+        assert episodes.tolist() == [4, 8, 12, 16] and means.tolist() == [3, 3, 3, 3], what
+        with h5py.File(copy, "r+") as file:
+            if what == "markers":
+                del file["0/compress_markers"]
+            elif what == "the recorded n_steps":
+                del file["0"].attrs["mean_return_per_rollout"]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda file: file["0"].attrs.update({"mean_return_per_rollout": [1.0]}), "not that of its 4 regions"),
+        (lambda file: file["0"].attrs.update({"mean_return_per_rollout": "none"}), "mean_return_per_rollout"),
+        (lambda file: [file["0"].attrs.pop("mean_return_per_rollout"), file.pop("0/dones")], "has neither"),
+        (lambda file: file.pop("0"), "damaged"),
+    ],
+)
+def test_why_there_is_no_curve_is_told(count_histories, tmp_path, break_it, message):
+    folder, config = count_histories
+    copy = shutil.copy(history_path(config, folder), tmp_path / "copy.hdf5")
+    with h5py.File(copy, "r+") as file:
+        break_it(file)
+    with pytest.raises(InputError, match=message):
+        source_curve(Path(copy), [0, 1], config)
 
 
 def test_evaluation_stops_when_every_environment_has_enough_episodes():
@@ -93,7 +133,7 @@ def test_evaluation_stops_when_every_environment_has_enough_episodes():
     )
     np.testing.assert_array_equal(result["returns"], np.array([[3], [5], [9]]) * np.ones(4))
     assert result["dones"].sum(axis=0).tolist() == [12, 7, 4]
-    assert evaluate.evaluate_tasks(model, config, env.list_tasks(config), 2, 3, seed=0).shape == (3, 2, 3)
+    assert evaluate.evaluate_tasks(model, env.list_tasks(config), 2, 3, seed=0).shape == (3, 2, 3)
 
 
 def test_stopping_early_changes_nothing_before():
@@ -108,8 +148,8 @@ def test_stopping_early_changes_nothing_before():
 def test_the_random_policy_stops_early_too(monkeypatch):
     config = tiny_config(*COUNT)
     n_steps = []
-    step = env.DummyVecEnv.step_wait
-    monkeypatch.setattr(env.DummyVecEnv, "step_wait", lambda self: n_steps.append(1) or step(self))
+    step = DummyVecEnv.step_wait
+    monkeypatch.setattr(DummyVecEnv, "step_wait", lambda self: n_steps.append(1) or step(self))
     returns = evaluate.evaluate_random(config, env.list_tasks(config)[:2], seed=0)
     np.testing.assert_array_equal(returns, np.array([[3], [5]]) * np.ones(100))
     assert len(n_steps) == 500
@@ -122,7 +162,7 @@ def test_episodes_of_different_lengths_train(count_histories):
     folder, config = count_histories
     dataset = ADDataset(config, folder, "all")
     model = AD(config | env.describe_spaces(config))
-    standardise_inputs(model, dataset)
+    model.fit_inputs(dataset.sample_batch(N_STANDARDISE, np.random.default_rng(0)))
     losses = model(dataset.sample_batch(16, np.random.default_rng(0)))
     assert dataset.soft_targets and torch.isfinite(losses["loss_total"])
     assert 0.5 < float(model.actions.std) < 2  # the source's actions have a deviation of 1

@@ -29,17 +29,10 @@ from faults import (
 
 import collect
 import train
+from checkpoints import checkpoint_paths, checkpoint_update, load_checkpoint, save_checkpoint
 from dataset import ADDataset
+from files import InputError, WriteError, write_atomically
 from ranks import Ranks
-from utils import (
-    InputError,
-    WriteError,
-    checkpoint_paths,
-    checkpoint_update,
-    load_checkpoint,
-    save_checkpoint,
-    write_atomically,
-)
 
 pytestmark = pytest.mark.slow
 
@@ -241,6 +234,13 @@ def test_two_ranks_collect_the_same_file(tiny_histories, tmp_path):
     assert "already complete" in run([*COLLECT, *folders], n_ranks=2)
 
 
+def test_a_folder_that_cannot_be_written_ends_every_rank_of_a_collection(tmp_path):
+    (tmp_path / "file").write_text("")
+    folders = ["--traj-dir", str(tmp_path), "--log-dir", str(tmp_path / "file" / "logs")]
+    printed = run([*COLLECT, *folders], n_ranks=2, code=1)
+    assert printed.count("nothing can be written there") == 2  # each says so, and none waits for the other
+
+
 @pytest.mark.parametrize("mode", ["ad_dr_compressed", "ad_dr"])
 def test_two_ranks_train_as_one_and_evaluate_together(tiny_histories, tmp_path, mode):
     command = [*TRAIN, "--traj-dir", str(tiny_histories), "--model-config", f"config/model/{mode}.yaml"]
@@ -252,7 +252,7 @@ def test_two_ranks_train_as_one_and_evaluate_together(tiny_histories, tmp_path, 
         return
     arguments = ["evaluate.py", "--ckpt", str(tmp_path / "two" / "ckpt-10.pt"), "--episodes", "3", "--repeats", "2"]
     assert run(arguments, n_ranks=2).count("mean return over the last") == 1
-    with np.load(tmp_path / "two" / "eval-test.npz") as results:
+    with np.load(tmp_path / "two" / "eval-test-10_episodes-3_repeats-2.npz") as results:
         assert results["returns"].shape == (4, 2, 3) and len(results["tasks"]) == 4
 
 
@@ -267,3 +267,20 @@ def test_a_rank_that_dies_ends_the_run_and_leaves_it_resumable(tiny_histories, t
     resumed = start(command)
     wait_until(lambda: load_checkpoint(checkpoint_paths(tmp_path)[-1])["update"] > reached, resumed)
     assert f"from update {reached}" in kill(resumed, signal.SIGTERM)
+
+
+def test_a_write_error_of_the_first_rank_ends_all_ranks(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    command = [*COLLECT, "--traj-dir", str(tmp_path / "file" / "histories"), "--log-dir", str(tmp_path / "logs")]
+    printed = run(command, n_ranks=2, code=1)
+    assert "nothing can be written there" in printed and "the first rank has failed" in printed
+
+
+def test_ctrl_c_during_the_evaluation_within_training_stops_it(tiny_histories, tmp_path):
+    settings = set_flags("eval_interval=5", "eval_episodes=100000", "eval_repeats=2", "train_timesteps=1000")
+    process = start([*TRAIN, "--traj-dir", str(tiny_histories), "--run-dir", str(tmp_path), *settings])
+    wait_until(lambda: any(tmp_path.glob("events*")), process)
+    time.sleep(3)  # by then it is evaluating, for hours
+    printed = kill(process, signal.SIGINT)
+    assert process.returncode == 130 and "stopped by SIGINT after update 6, which is saved" in printed
+    assert "Traceback" not in printed

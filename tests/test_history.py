@@ -1,19 +1,34 @@
-"""Recorded histories: markers, terminal observations and action probabilities, in real PPO runs."""
+"""Recorded histories: markers, terminal observations and action probabilities, in real PPO runs; and their files."""
 
+from pathlib import Path
+
+import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_ENV, TINY_SOURCE, set_flags, tiny_config
+import yaml
+from conftest import TINY_ENV, TINY_SOURCE, set_flags, tiny_config, write_file
 from stable_baselines3 import A2C, DQN, PPO
 
 import algorithm
 import collect
 import env
 from algorithm.exploration import ExplorationBonus
+from algorithm.source import Recorder, check_history
 from algorithm.utils import HistoryLoggerCallback, find_regions, mark_regions
+from config.loading import load_config
+from files import InputError, WriteError
+from history import checks
+from history.format import argument_name, as_attribute, attribute_name, from_attribute, history_path
+from history.markers import region_bounds
+from history.origin import collect_command, env_differences, read_origin
+from history.reader import HistoryFile
+from history.returns import mean_return_per_rollout
+from history.writer import join_files
 from ranks import Ranks
-from utils import InputError, load_config
+from scripts import DEFAULT_CONFIG
+from utils import git_commit, library_versions
 
 
 def record(n_steps: int, total: int, n_streams: int = 3, grid_size: int = 9):
@@ -259,13 +274,13 @@ def test_any_task_parameter_can_be_an_attribute(tmp_path):
         for i, value in enumerate(
             [1, 0.5, "text", True, (1, 2), [0.5, 1], [1, None], ["a", 1], [[1], [2, 3]], {"a": 1}, None]
         ):
-            file.attrs[str(i)] = collect.as_attribute(value)
+            file.attrs[str(i)] = as_attribute(value)
         assert file.attrs["4"].tolist() == [1, 2] and file.attrs["6"] == "- 1\n- null\n"
 
 
 def test_collection_needs_no_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert collect.git_commit() == ""
+    assert git_commit() == ""
 
 
 def test_a_failing_task_is_reported_and_the_others_finish(tmp_path, capsys):
@@ -276,3 +291,288 @@ def test_a_failing_task_is_reported_and_the_others_finish(tmp_path, capsys):
     failures = collect.collect_tasks(config, [2, 3, 4], parts, tmp_path / "logs", Ranks())
     assert list(failures) == [3] and "3.hdf5: could not be written" in failures[3]
     assert (parts / "2.hdf5").is_file() and (parts / "4.hdf5").is_file()
+
+
+# Sources ------------------------------------------------------------------------------------------
+
+SCRIPTED = """
+import numpy as np
+from algorithm.source import Recorder, reached_observations
+from config.schema import SOURCE, Key
+
+class Walk:
+    \"\"\"Steps down, and from its second region on stays; each action has the probability that `certainty` says.\"\"\"
+
+    keys = {"certainty": Key(float, SOURCE, 0.5, low=0, high=1)}
+
+    def __init__(self, config, vec_env, seed, log_dir=None):
+        self.config, self.env, self.recorder = config, vec_env, Recorder(vec_env, config["n_steps"])
+
+    def run(self):
+        n_streams, n_steps, certainty = self.env.num_envs, self.config["n_steps"], self.config["certainty"]
+        states = self.env.reset()
+        for t in range(self.config["total_source_timesteps"] // n_streams):
+            if t % n_steps == 0:
+                self.recorder.start_region()
+            actions = np.full(n_streams, 0 if t < n_steps else 4)
+            probs = np.full((n_streams, 5), (1 - certainty) / 4)
+            probs[:, actions[0]] = certainty
+            after, rewards, dones, infos = self.env.step(actions)
+            reached = reached_observations(after, dones, infos)
+            self.recorder.step(states, actions, rewards, reached, dones, {"action_probs": probs})
+            states = after
+        return self.recorder.history()
+
+class Fails(Walk):
+    def run(self):
+        raise ZeroDivisionError("of the user's own")
+
+class NoSource:
+    pass
+"""
+
+
+@pytest.fixture
+def scripted(tmp_path, monkeypatch):
+    """Writes an algorithm config that names a class of the module above."""
+    (tmp_path / "scripted.py").write_text(SCRIPTED)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(name: str, *lines: str) -> list[str]:
+        source = [f"alg: scripted:{name}", "n_stream: 2", "n_steps: 12", "total_source_timesteps: 48", *lines]
+        (tmp_path / "source.yaml").write_text("\n".join(source))
+        folders = ["--traj-dir", str(tmp_path), "--log-dir", str(tmp_path / "logs")]
+        return [*folders, "--alg-config", str(tmp_path / "source.yaml"), *set_flags(*TINY_ENV)]
+
+    return write
+
+
+def test_a_scripted_source_is_collected(scripted, tmp_path):
+    """3x3 grid, goal of task 7 in the middle of the bottom row: 5 of the first episodes' 6 steps end there."""
+    assert collect.main(scripted("Walk", "certainty: 0.75")) == 0
+    path = tmp_path / "history_darkroom_scripted-Walk_alg-seed42.hdf5"
+    with h5py.File(path) as file:
+        task = next(i for i in file if tuple(file[i].attrs["goal"]) == (2, 1))
+        group = {name: data[()] for name, data in file[task].items()}
+        assert file[task].attrs["mean_return_per_rollout"].tolist() == [6, 0]
+    assert group["states"][:7, 0].tolist() == [[1, 1], *[[2, 1]] * 5, [1, 1]]
+    assert (group["next_states"][5] == [2, 1]).all() and np.flatnonzero(group["dones"][:, 1]).tolist() == [
+        5,
+        11,
+        17,
+        23,
+    ]
+    assert (group["actions"][:12] == 0).all() and (group["actions"][12:] == 4).all()
+    assert group["action_probs"][0, 0].tolist() == [0.75, *[0.0625] * 4]
+    assert find_regions(group["compress_markers"], 12) == [(0, 12), (12, 24)]
+    assert read_origin(path).recorded["certainty"] == 0.75
+    _, reports, problems = checks.check_file(path)
+    assert not problems and not any(report.problems for report in reports)
+
+
+def test_a_sources_own_settings_are_checked_and_compared(scripted):
+    with pytest.raises(InputError, match="certainty: 2: expected at most 1|certainty: 2.0: expected at most 1"):
+        collect.main(scripted("Walk", "certainty: 2"))
+    with pytest.raises(InputError, match="gamma: scripted:Walk does not read it, only PPO and A2C do"):
+        collect.main(scripted("Walk", "gamma: 0.5"))
+    with pytest.raises(InputError, match="NoSource has no method run"):
+        collect.main(scripted("NoSource"))
+    assert collect.main(scripted("Walk")) == 0
+    with pytest.raises(InputError, match=r"certainty: 0.5 there, 0.25 now"):
+        collect.main(scripted("Walk", "certainty: 0.25"))
+
+
+def test_what_a_source_raises_keeps_its_traceback(scripted, tmp_path, capsys):
+    assert collect.main(scripted("Fails")) == 1
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("task 3 failed"))
+    assert "ZeroDivisionError: of the user's own" in line
+    traceback = Path(line.split("traceback in ")[1].rstrip(")"))
+    assert traceback.is_relative_to(tmp_path / "logs") and "scripted.py" in traceback.read_text()
+
+
+def make_recorder(n_steps: int = 2) -> Recorder:
+    return Recorder(env.DarkroomVecEnv([{"goal": (0, 0)}] * 3), n_steps)
+
+
+def record_step(recorder: Recorder, **policy) -> None:
+    zeros = np.zeros(3, dtype=np.int64)
+    recorder.step(np.zeros((3, 2)), zeros, zeros, np.zeros((3, 2)), zeros, policy)
+
+
+def test_a_recorder_refuses_steps_outside_regions_and_regions_of_another_length():
+    recorder = make_recorder()
+    with pytest.raises(ValueError, match="step 0 lies in no region"):
+        record_step(recorder)
+    recorder.start_region()
+    record_step(recorder)
+    with pytest.raises(ValueError, match="a region starts at step 1, expected at 2: all have n_steps = 2 steps"):
+        recorder.start_region()
+    record_step(recorder)
+    with pytest.raises(ValueError, match="step 2 lies in no region"):
+        record_step(recorder)
+    recorder.start_region()
+    record_step(recorder)
+    assert recorder.history()["compress_markers"].tolist() == [1, 2, 1]
+    with pytest.raises(ValueError, match="n_steps must be at least 2"):
+        make_recorder(1)
+
+
+def test_a_history_that_could_not_be_trained_on_is_refused():
+    recorder, space = make_recorder(), gym.spaces.Discrete(5)
+    recorder.start_region()
+    record_step(recorder, action_probs=np.full((3, 5), 0.2))
+    record_step(recorder)
+    with pytest.raises(ValueError, match=r"action_probs have shape \(1, 3, 5\), expected \(2, 3\) first"):
+        check_history(recorder.history(), space, 2)
+    whole = recorder.history() | {"action_probs": np.full((2, 3, 5), 0.2)}
+    check_history(whole, space, 2)
+    with pytest.raises(ValueError, match="lacks dones"):
+        check_history({name: array for name, array in whole.items() if name != "dones"}, space, 2)
+    with pytest.raises(ValueError, match="policy has action_probs, expected action_means and action_stds"):
+        check_history(whole, gym.spaces.Box(-1, 1, (1,)), 2)
+    with pytest.raises(ValueError, match="has 2 steps, expected compress_interval = 3"):
+        check_history(whole, space, 3)
+
+
+def test_mean_returns_follow_the_regions_whatever_their_length():
+    rewards = np.array([[1.0, 0], [2, 0], [4, 1], [8, 1], [16, 1]])
+    dones = np.array([[0, 0], [1, 0], [0, 1], [1, 0], [0, 1]], dtype=bool)
+    bounds = region_bounds(np.array([1, 2, 1, 0, 1]))
+    assert bounds == [(0, 2), (2, 4), (4, 5)]
+    np.testing.assert_array_equal(mean_return_per_rollout(rewards, dones, bounds), [3, 6.5, 2])
+    np.testing.assert_array_equal(mean_return_per_rollout(rewards, dones, [(0, 1)]), [np.nan])
+
+
+# Files --------------------------------------------------------------------------------------------
+
+
+def test_arguments_with_reserved_names_are_kept():
+    """`seed` and the like are attributes of the group itself."""
+    names = ["goal", "seed", "task_seed", "optimal_return", "mean_return_per_rollout", "task_goal"]
+    stored = [attribute_name(name) for name in names]
+    assert stored[:3] == ["goal", "task_seed", "task_task_seed"] and len(set(stored)) == len(names)
+    assert [argument_name(name) for name in stored] == names and argument_name("seed") is None
+    values = [1, 0.5, "text", True, [0.5, 1], [1, None], ["SFFF", "FHFH"], {"a": 1}, None]
+    assert [from_attribute(as_attribute(value)) for value in values] == values
+
+
+def test_a_tasks_own_seed_does_not_overwrite_the_groups(tmp_path, capsys):
+    gym.register("Seeded-v0", entry_point=Seeded, max_episode_steps=3)
+    tasks = "task_kwargs=[{seed: 5, rows: [SF, FG]}, {seed: 6, rows: [SF, FG]}]"
+    settings = ["env=Seeded-v0", tasks, "n_stream=2", "n_steps=6", "total_source_timesteps=24", "batch_size=12"]
+    path = collect_here(tmp_path, *settings)
+    with h5py.File(path) as file:
+        assert [file[task].attrs["seed"] for task in "01"] == [42, 43]
+        assert [file[task].attrs["task_seed"] for task in "01"] == [5, 6]
+    _, reports, problems = checks.check_file(path)
+    assert not problems and [report.problems for report in reports] == [[], []]  # lists of strings are no problem
+    assert [report.arguments for report in reports] == [{"seed": n, "rows": ["SF", "FG"]} for n in (5, 6)]
+
+
+class Seeded(gym.Env):
+    observation_space, action_space = gym.spaces.Discrete(2), gym.spaces.Discrete(2)
+
+    def __init__(self, seed: int, rows: list[str]):
+        assert rows == ["SF", "FG"]
+
+    def reset(self, seed=None, options=None):
+        return 0, {}
+
+    def step(self, action):
+        return 1, 1.0, False, False, {}
+
+
+def collect_here(folder: Path, *settings: str) -> Path:
+    """A history file, collected in this process."""
+    config = tiny_config(*settings)
+    n_tasks = len(env.list_tasks(config))
+    collect.prepare_parts(folder / "parts", config)
+    for task in range(n_tasks):
+        collect.collect_task(config, task, folder / "parts" / f"{task}.hdf5", log_dir=None)
+    collect.join_parts(history_path(config, folder), folder / "parts", n_tasks, config)
+    return history_path(config, folder)
+
+
+def test_joining_tells_the_commits_and_versions_of_all_parts(tiny_histories, tmp_path):
+    config, parts = tiny_config(), {}
+    for task, changes in enumerate([{}, {"git_commit": "abc", "versions": "python: 2.7.1\n"}, {}, None]):
+        parts[task] = tmp_path / f"{task}.hdf5"
+        collect.collect_task(config, task, parts[task], log_dir=None)
+        with h5py.File(parts[task], "r+") as part:
+            assert part.attrs["git_commit"] == git_commit()
+            part.attrs.update(changes or {})
+            for name in () if changes is not None else list(part.attrs):  # as older code left them
+                del part.attrs[name]
+    join_files(tmp_path / "joined.hdf5", parts, config)
+    origin, own = read_origin(tmp_path / "joined.hdf5"), library_versions()
+    assert origin.git_commit == f"{git_commit()}, abc, not recorded"
+    versions = yaml.safe_load(origin.versions)
+    assert versions["python"] == f"{own['python']}, 2.7.1, not recorded"
+    assert versions["torch"] == f"{own['torch']}, not recorded"
+    whole = read_origin(tiny_histories / "history_darkroom_PPO_alg-seed42.hdf5")
+    assert whole.git_commit == git_commit() and yaml.safe_load(whole.versions) == own and whole.rollout_length == 12
+
+
+def test_only_what_hdf5_raises_is_called_damage(tiny_histories, tmp_path, monkeypatch):
+    """The advice there is --overwrite, which would destroy a good file."""
+    path, config = tiny_histories / "history_darkroom_PPO_alg-seed42.hdf5", tiny_config()
+
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", fail)
+    with pytest.raises(MemoryError):
+        HistoryFile(path, config, [0])
+    part = tmp_path / "0.hdf5"
+    part.write_bytes(path.read_bytes())
+    with pytest.raises(MemoryError):
+        collect.is_finished(part, 0)
+    monkeypatch.setattr(h5py, "File", fail)
+    with pytest.raises(MemoryError):
+        collect.main(["--traj-dir", str(tiny_histories), *set_flags(*TINY_ENV, *TINY_SOURCE)])
+
+    def locked(*_, **__):
+        raise BlockingIOError(11, "Unable to lock file")
+
+    monkeypatch.setattr(h5py, "File", locked)
+    with pytest.raises(InputError, match="cannot be read .*Unable to lock file") as caught:
+        collect.is_finished(part, 0)
+    assert "--overwrite" not in str(caught.value) and part.exists()
+
+
+def test_a_log_folder_that_cannot_be_written_is_told_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(collect, "collect_tasks", None)
+    arguments = ["--traj-dir", str(tmp_path), "--log-dir", str(tmp_path / "file" / "logs")]
+    with pytest.raises(WriteError, match="file/logs.*nothing can be written there"):
+        collect.main([*arguments, *set_flags(*TINY_ENV, *TINY_SOURCE)])
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_missing_file_names_the_command_that_collects_it():
+    a2c = {"env": "config/env/darkroom.yaml", "algorithm": "config/algorithm/a2c_darkroom.yaml"}
+    pendulum = {"env": "config/env/pendulum.yaml", "algorithm": "config/algorithm/ppo_pendulum.yaml"}
+    path = Path("datasets/x.hdf5")
+    assert collect_command(load_config(DEFAULT_CONFIG), path) == "python collect.py darkroom"
+    assert collect_command(tiny_config(), Path("a/x.hdf5")) == (
+        "python collect.py darkroom --traj-dir a and the same --set as here"
+    )
+    assert collect_command(load_config(pendulum), path) == "python collect.py pendulum"
+    same = "python collect.py with the same --env-config, --alg-config and --set as here"
+    assert collect_command(load_config(a2c), path) == same
+    with pytest.raises(InputError, match=f"no such history file; collect it with: {same}"):
+        read_origin(path, load_config(a2c))
+
+
+def test_env_keys_that_the_env_does_not_read_are_not_compared():
+    config = tiny_config("env=CartPole-v1")
+    assert env_differences(config | {"horizon": 20, "grid_size": 4}, config) == ""
+    assert "env_kwargs" in env_differences(config | {"env_kwargs": {"sutton_barto_reward": True}}, config)
+    assert "grid_size: 3 there, 5 in the config" in env_differences(tiny_config(), tiny_config("grid_size=5"))
+
+
+def test_a_file_without_a_config_tells_its_rollouts_by_its_markers(tmp_path):
+    config = tiny_config()
+    assert read_origin(write_file(tmp_path / "a.hdf5", config, 36, 2)).rollout_length == 12
+    bare = read_origin(write_file(tmp_path / "b.hdf5", config, 36, 2, compress_markers=None))
+    assert bare.rollout_length is None and bare.recorded == {} and bare.git_commit == ""

@@ -10,7 +10,8 @@ from conftest import tiny_config, write_file
 from torch.distributions import Normal
 
 import inspect_history
-from utils import InputError
+from files import InputError
+from history import checks
 
 NAME = "history_darkroom_PPO_alg-seed42.hdf5"
 
@@ -143,10 +144,10 @@ def test_summaries_per_rollout():
     dones = np.array([[False], [True], [False], [False], [True], [False]])
     probs = np.array([[[0.5, 0.5]], [[1.0, 0.0]], [[0.5, 0.5]], [[0.5, 0.5]], [[1.0, 0.0]], [[1.0, 0.0]]])
     group, regions = {"rewards": rewards, "dones": dones, "action_probs": probs}, [(0, 2), (2, 4), (4, 6)]
-    np.testing.assert_array_equal(inspect_history.returns_per_rollout(group, regions), [3.0, np.nan, 28.0])
-    entropies = inspect_history.entropy_per_rollout(group, regions)
+    np.testing.assert_array_equal(checks.returns_per_rollout(group, regions), [3.0, np.nan, 28.0])
+    entropies = checks.entropy_per_rollout(group, regions)
     np.testing.assert_allclose(entropies, [np.log(2) / 2, np.log(2), 0.0], atol=1e-9)
-    gaussian = inspect_history.entropy_per_rollout({"action_stds": np.full((6, 1, 2), 0.5)}, regions)
+    gaussian = checks.entropy_per_rollout({"action_stds": np.full((6, 1, 2), 0.5)}, regions)
     expected = 2 * Normal(0.0, 0.5).entropy().item()
     np.testing.assert_allclose(gaussian, [expected] * 3, rtol=1e-6)
 

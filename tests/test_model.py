@@ -9,10 +9,11 @@ from conftest import tiny_config, write_file
 from torch.distributions import Normal, kl_divergence
 
 from dataset import ADDataset
+from history.format import history_path
 from model import AD, lay_out_for_acting
+from model.context import make_context
 from model.spaces import ContinuousActions
-from model.tokens import IGNORE, TokenType, layout_tokens
-from utils import history_path
+from model.tokens import IGNORE, TokenType
 
 TRANSITION, START, END = TokenType
 MODES = ["use_compressed_context=true", "use_compressed_context=false"]
@@ -21,7 +22,7 @@ MODES = ["use_compressed_context=true", "use_compressed_context=false"]
 @pytest.fixture(params=MODES)
 def setup(request, tmp_path):
     """A model and a dataset with short windows among its samples, in either mode."""
-    config = tiny_config(request.param)
+    config = tiny_config(request.param, "region_stride=1", "mix_streams=false")
     write_file(history_path(config, tmp_path), config, n_steps=41, n_streams=3)
     torch.manual_seed(0)
     model = AD(config)
@@ -36,7 +37,7 @@ def setup(request, tmp_path):
 
 def test_full_window_layout():
     config = tiny_config("use_compressed_context=true")
-    layout = layout_tokens(torch.tensor([[12, 12]]), config)
+    layout = make_context(config).layout(torch.tensor([[12, 12]]))
     assert layout.types[0].tolist() == [START, *[TRANSITION] * 12, END, START, *[TRANSITION] * 12]
     assert layout.positions[0].tolist() == list(range(27))
     assert layout.steps[0].tolist() == [0, *range(12), 0, 0, *range(12, 24)]
@@ -46,7 +47,7 @@ def test_full_window_layout():
 
 def test_short_windows_are_padded_on_the_right():
     config = tiny_config("use_compressed_context=true")
-    layout = layout_tokens(torch.tensor([[0, 2], [12, 2], [3, 1]]), config)
+    layout = make_context(config).layout(torch.tensor([[0, 2], [12, 2], [3, 1]]))
     first, second, third = layout.types.tolist()
     assert first[:3] == [START, TRANSITION, TRANSITION] and layout.valid.sum(1).tolist() == [3, 17, 7]
     assert second == [START, *[TRANSITION] * 12, END, START, TRANSITION, TRANSITION]
@@ -58,7 +59,7 @@ def test_short_windows_are_padded_on_the_right():
 
 
 def test_standard_layout_has_no_markers():
-    layout = layout_tokens(torch.tensor([[5], [3]]), tiny_config("use_compressed_context=false"))
+    layout = make_context(tiny_config("use_compressed_context=false")).layout(torch.tensor([[5], [3]]))
     assert (layout.types == TRANSITION).all() and layout.steps[0].tolist() == [0, 1, 2, 3, 4]
     assert layout.valid[1].tolist() == [True] * 3 + [False] * 2
 
@@ -170,7 +171,7 @@ def test_continuous_observations_and_actions():
     result = model(batch)
     result["loss_total"].backward()
     assert 0 <= result["acc_action"] <= 1 and torch.isfinite(result["loss_total"])
-    actions = model.actions.sample(torch.randn(50, 4) * 3, 1.0, torch.Generator().manual_seed(0))
+    actions = model.actions.sample(torch.randn(50, 4) * 3, 1.0, torch.randn(50, 2))
     assert actions.shape == (50, 2) and actions.abs().max() <= 1
 
 
@@ -255,7 +256,7 @@ def test_the_scale_of_actions_and_rewards_does_not_matter(mode):
             "target_from": torch.full((4,), 12),
         }  # fmt: skip
         result = model(batch)
-        sample = model.actions.sample(torch.randn(50, 4), 1.0, torch.Generator().manual_seed(0))
+        sample = model.actions.sample(torch.randn(50, 4), 1.0, torch.randn(50, 2))
         results.append((result["loss_action"], result["acc_action"], sample / scale))
     for one, other in zip(*results):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)

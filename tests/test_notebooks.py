@@ -7,8 +7,9 @@ import pytest
 from conftest import tiny_config, write_file
 from nbclient import NotebookClient
 
+from checkpoints import save_checkpoint
 from model import AD
-from utils import ROOT, save_checkpoint
+from utils import ROOT
 
 HISTORY, CONTEXT = ROOT / "notebooks" / "inspect_history.ipynb", ROOT / "notebooks" / "inspect_context.ipynb"
 pytestmark = pytest.mark.slow
@@ -17,6 +18,10 @@ pytestmark = pytest.mark.slow
 def n_figures(notebook) -> int:
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def printed(notebook) -> str:
+    return "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
 
 
 def execute(path, monkeypatch, **environment):
@@ -35,6 +40,22 @@ def test_it_runs_and_is_committed_with_its_outputs(path, tiny_histories, monkeyp
     history = tiny_histories / "history_darkroom_PPO_alg-seed42.hdf5"
     executed = execute(path, monkeypatch, HISTORY=history)
     assert n_figures(executed) == n_figures(committed) == 4
+    if path == HISTORY:  # 8 training tasks: the middle window is the first one of a task
+        assert "steps per region [12, 12] - first target 12" in printed(executed)
+
+
+def test_a_window_of_a_file_under_another_name_is_not_guessed(tiny_histories, tmp_path, monkeypatch):
+    copy = tmp_path / "mine.hdf5"
+    copy.write_bytes((tiny_histories / "history_darkroom_PPO_alg-seed42.hdf5").read_bytes())
+    executed = execute(HISTORY, monkeypatch, HISTORY=copy)
+    assert n_figures(executed) == 3 and "not called history_darkroom_PPO_alg-seed42.hdf5" in printed(executed)
+
+
+@pytest.mark.parametrize("path", [HISTORY, CONTEXT], ids=lambda path: path.stem)
+def test_its_words_fit_every_family(path):
+    """What a notebook says must hold for any file or checkpoint it is given."""
+    words = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+    assert not [word for word in ("PPO", "Darkroom", "ln(5)", "five actions", "centre", "the star is") if word in words]
 
 
 def test_an_older_file_shows_what_it_has(tmp_path, monkeypatch):
@@ -47,4 +68,6 @@ def test_a_model_of_another_family_shows_what_it_has(tmp_path, monkeypatch):
     ranges = ["env=Pendulum-v1", "env_kwargs={max_episode_steps: 8}", "task_ranges={g: [4, 12]}", "n_tasks=2"]
     config = tiny_config(*ranges, "train_env_ratio=0.5")
     save_checkpoint(tmp_path / "ckpt-1.pt", {"config": config, "model": AD(config).state_dict(), "update": 1})
-    assert n_figures(execute(CONTEXT, monkeypatch, CKPT=tmp_path / "ckpt-1.pt")) == 3  # all but the paths
+    executed = execute(CONTEXT, monkeypatch, CKPT=tmp_path / "ckpt-1.pt")
+    assert n_figures(executed) == 3  # all but the paths
+    assert "Pendulum-v1, task {" in printed(executed) and "optimal return not known" in printed(executed)

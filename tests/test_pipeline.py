@@ -1,18 +1,23 @@
 """The three scripts together, on CPU: they learn, resume, fall back, and write what they promise."""
 
+import shutil
+
 import h5py
 import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import TINY_ENV, TINY_MODEL, TINY_SOURCE, set_flags
+from faults import HISTORY
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import collect
 import evaluate
 import train
-from utils import ROOT, InputError, checkpoint_paths, load_checkpoint
+from checkpoints import checkpoint_paths, load_checkpoint
+from files import InputError, WriteError
+from utils import ROOT
 
 TINY = set_flags(*TINY_ENV, *TINY_SOURCE, *TINY_MODEL)
 pytestmark = pytest.mark.slow
@@ -26,7 +31,8 @@ def train_in(run_dir, histories, *settings, config="config/model/ad_dr_compresse
 
 def evaluate_in(path, *arguments) -> np.ndarray:
     assert evaluate.main(["--ckpt", str(path), "--device", "cpu", *arguments]) == 0
-    with np.load(path.parent / "eval-test.npz") as results:
+    newest = max(path.parent.glob("eval-test*.npz"), key=lambda path: path.stat().st_mtime_ns)
+    with np.load(newest) as results:
         return {name: results[name] for name in results}
 
 
@@ -43,7 +49,7 @@ def test_learns_to_find_an_unseen_goal(tiny_histories, tmp_path, capsys):
     assert "95 % interval" in printed and "share" in printed
     settings = yaml.safe_load(str(results["settings"]))
     assert settings["config"]["region_stride"] == 3 and settings["repeats"] == 16
-    assert (tmp_path / "run" / "eval-test.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "run" / "eval-test-600_episodes-30.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("mode", ["ad_dr_compressed", "ad_dr"])
@@ -66,8 +72,8 @@ def test_both_modes_train_log_and_evaluate(tiny_histories, tmp_path, mode):
 
 def test_a_film_shows_chosen_episodes_of_every_task(tiny_histories, tmp_path):
     path = train_in(tmp_path, tiny_histories, "train_env_ratio=0.7")[-1]
-    evaluate_in(path, "--episodes", "3", "--repeats", "2", "--render")
-    with Image.open(tmp_path / "eval-test.gif") as film:
+    evaluate_in(path, "--episodes", "3", "--repeats", "2", "--seed", "1", "--render")
+    with Image.open(tmp_path / "eval-test-20_episodes-3_repeats-2_seed-1.gif") as film:
         assert film.n_frames == 3 * 7  # episodes 1, 2 and 3: six steps and the end
         first, last = (np.asarray(film.convert("RGB")) for _ in map(film.seek, (0, 20)))
     assert first.shape == last.shape and (first != last).any()
@@ -148,8 +154,11 @@ def test_a_checkpoint_that_cannot_be_read_does_not_push_out_those_that_can(tiny_
 
 def test_evaluation_on_other_spaces_or_seen_tasks(tiny_histories, tmp_path, capsys):
     path = train_in(tmp_path, tiny_histories)[-1]
+    checkpoint = load_checkpoint(path)
+    checkpoint["config"]["observation_space"]["sizes"] = [4, 4]
+    torch.save(checkpoint, tmp_path / "other.pt")
     with pytest.raises(InputError, match="other observations or actions"):
-        evaluate.main(["--ckpt", str(path), "--set", "grid_size=4"])
+        evaluate.main(["--ckpt", str(tmp_path / "other.pt")])
     assert evaluate.main(["--ckpt", str(path), "--episodes", "1", "--repeats", "1", "--set", "env_split_seed=1"]) == 0
     assert "was trained on 1 of these 1 tasks" in capsys.readouterr().out
 
@@ -170,7 +179,12 @@ def test_evaluation_takes_the_newest_run_and_follows_its_mode(tiny_histories, tm
 )
 def test_any_gymnasium_environment_goes_through_all_scripts(tmp_path, env_id, kwargs):
     """Continuous and discrete observations, discrete and continuous actions, episodes of any length."""
-    family = [f"env={env_id}", f"env_kwargs={kwargs}", "task_kwargs=[{}, {}]", "train_env_ratio=0.5"]
+    family = [
+        f"env={env_id}",
+        f"env_kwargs={kwargs}",
+        "task_kwargs=[{}, {max_episode_steps: 99}]",
+        "train_env_ratio=0.5",
+    ]
     source = ["n_stream=4", "n_steps=12", "total_source_timesteps=192", "batch_size=48", "n_epochs=1"]
     folders = ["--traj-dir", str(tmp_path)]
     assert collect.main([*folders, "--log-dir", str(tmp_path / "logs"), *set_flags(*family, *source)]) == 0
@@ -197,3 +211,96 @@ def test_the_reference_checkpoint_learns_the_held_out_goals(tmp_path):
     with np.load(out + ".npz") as results:
         returns, optimal = results["returns"], results["optimal"]
     assert returns[..., :4].mean() < 2 and returns[..., -10:].mean() > 0.9 * optimal.mean()
+
+
+def test_a_finished_run_can_be_trained_longer(tiny_histories, tmp_path, capsys):
+    train_in(tmp_path, tiny_histories)
+    longer = train_in(tmp_path, tiny_histories, "train_timesteps=30")
+    printed = capsys.readouterr().out
+    assert longer[-1].name == "ckpt-30.pt" and "from update 20" in printed
+    assert "it was to end after update 20; now the learning rate takes up the longer schedule" in printed
+    with pytest.raises(InputError, match="train_timesteps: 30 there, 25 now"):
+        train_in(tmp_path, tiny_histories, "train_timesteps=25")
+
+
+def test_a_warm_up_longer_than_the_run_is_told(tiny_histories, tmp_path, capsys):
+    train_in(tmp_path, tiny_histories, "warmup_timesteps=50")
+    assert "note: warmup_timesteps 50 is not below train_timesteps 20" in capsys.readouterr().out
+
+
+def test_checkpoints_say_where_they_come_from_and_histories_must_stay(tiny_histories, tmp_path):
+    shutil.copy(tiny_histories / HISTORY, tmp_path / HISTORY)
+    path = train_in(tmp_path / "run", tmp_path)[-1]
+    origin = load_checkpoint(path)["origin"]
+    assert origin["versions"]["torch"] and "git_commit" in origin and origin["history"]["path"].endswith(HISTORY)
+    with h5py.File(tmp_path / HISTORY, "a") as file:
+        assert file.attrs["created_utc"] == origin["history"]["created_utc"]
+        file.attrs["created_utc"] = "2031-01-01T00:00:00+00:00"
+    with pytest.raises(InputError, match="histories were collected again since .created .* 2031-01-01"):
+        train_in(tmp_path / "run", tmp_path, "train_timesteps=30")
+
+
+def test_settings_of_the_source_come_from_the_file(tiny_histories, tmp_path):
+    """No flag repeats them; one that contradicts the file is told, with both values."""
+    common = ["--traj-dir", str(tiny_histories), "--device", "cpu"]
+    model = set_flags(*TINY_MODEL[1:])  # compress_interval is the file's rollout length
+    assert train.main([*common, "--run-dir", str(tmp_path / "run"), *model]) == 0
+    config = load_checkpoint(tmp_path / "run" / "ckpt-20.pt")["config"]
+    assert (config["grid_size"], config["n_stream"], config["source_lr"], config["compress_interval"]) == (
+        3,
+        16,
+        0.02,
+        12,
+    )
+    for settings, message in (
+        (["gamma=0.1", "ent_coef=0.5"], "ent_coef: 0.01 there, 0.5 given now; gamma: 0.99 there, 0.1 given now"),
+        (["grid_size=9"], "grid_size: 3 there, 9 given now"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train.main([*common, "--run-dir", str(tmp_path / "other"), *model, *set_flags(*settings)])
+    with pytest.raises(InputError, match="n_stream: 16 there, 100 given now"):
+        alg = ["--alg-config", "config/algorithm/ppo_darkroom.yaml"]
+        train.main([*common, "--run-dir", str(tmp_path / "other"), *model, *alg])
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_best_checkpoint_can_be_evaluated(tiny_histories, tmp_path, capsys):
+    paths = train_in(tmp_path, tiny_histories, "ckpt_interval=5", "keep_checkpoints=9")
+    checkpoint = load_checkpoint(paths[-1])
+    checkpoint["best"]["update"] = 10
+    torch.save(checkpoint, paths[-1])
+    assert evaluate.main(["--runs-dir", str(tmp_path), "--best", "--episodes", "1", "--repeats", "1"]) == 0
+    assert "ckpt-10.pt: compressed" in capsys.readouterr().out
+
+
+def test_evaluations_with_other_settings_keep_both_files(tiny_histories, tmp_path):
+    path = train_in(tmp_path, tiny_histories)[-1]
+    for flags in ([], ["--temperature", "1.5"], ["--boundaries", "predicted"], ["--seed", "3"]):
+        evaluate_in(path, "--episodes", "2", "--repeats", "2", *flags)
+    names = sorted(found.name for found in tmp_path.glob("*.npz"))
+    assert len(names) == 4 and "eval-test-20_temperature-1.5_episodes-2_repeats-2.npz" in names
+    with pytest.raises(InputError, match="--set grid_size: fixed by the checkpoint"):
+        evaluate.main(["--ckpt", str(path), "--set", "grid_size=4"])
+
+
+def test_predicted_boundaries_need_compressed_context(tiny_histories, tmp_path):
+    path = train_in(tmp_path, tiny_histories, config="config/model/ad_dr.yaml")[-1]
+    with pytest.raises(InputError, match="boundaries: window does not read it, only regions does"):
+        evaluate.main(["--ckpt", str(path), "--boundaries", "predicted"])
+
+
+def test_a_checkpoint_from_before_some_settings_is_evaluated(tiny_histories, tmp_path):
+    path = train_in(tmp_path, tiny_histories)[-1]
+    checkpoint = load_checkpoint(path)
+    for name in ("with_dones", "blank_starts", "context", "exploring_patience"):
+        del checkpoint["config"][name]
+    torch.save(checkpoint, tmp_path / "ckpt-20.pt")
+    assert evaluate_in(path, "--episodes", "2", "--repeats", "2")["returns"].shape == (1, 2, 2)
+
+
+def test_results_that_cannot_be_written_are_told_before_the_work(tiny_histories, tmp_path, monkeypatch):
+    path = train_in(tmp_path, tiny_histories)[-1]
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(evaluate, "evaluate_tasks", None)  # it must not come to that
+    with pytest.raises(WriteError, match="nothing can be written there"):
+        evaluate.main(["--ckpt", str(path), "--out", str(tmp_path / "file" / "results")])

@@ -1,18 +1,24 @@
 """Figures: what they show where tasks have no grid, and that a user's own style is left alone."""
 
+import re
+from pathlib import Path
+
 import gymnasium as gym
 import matplotlib
 import numpy as np
 import pytest
 from conftest import tiny_config
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import env
 from env.darkroom import Darkroom, DarkroomHard, DarkroomHardVecEnv, DarkroomVecEnv
-from plots.frames import FrameRecorder, check_renders, save_film
+from files import InputError
+from plots.frames import FrameRecorder, _film_panels, check_renders, save_film
+from plots.inside import plot_per_rollout
+from plots.intervals import interval
 from plots.returns import plot_per_task, plot_returns
 from plots.style import save_figure
-from utils import InputError
 
 
 def test_tasks_on_a_grid_become_a_heat_map_with_the_held_out_ones_framed():
@@ -32,7 +38,7 @@ def test_other_tasks_become_bars():
 
 
 def test_returns_are_drawn_with_their_band_and_levels(tmp_path):
-    returns = np.array([[0.0, 2.0], [0.0, 4.0]])
+    returns = np.array([[[0.0, 2.0]], [[0.0, 4.0]]])  # two tasks, one repeat
     style = dict(matplotlib.rcParams)
     figure = plot_returns({"AD": returns}, {"optimum": 5.0}, (np.array([1.0, 2.0]), np.array([0.0, 1.0])))
     curve, source, optimum = figure.axes[0].lines
@@ -41,6 +47,114 @@ def test_returns_are_drawn_with_their_band_and_levels(tmp_path):
     save_figure(figure, tmp_path / "new" / "returns.png")
     assert (tmp_path / "new" / "returns.png").read_bytes().startswith(b"\x89PNG")
     assert dict(matplotlib.rcParams) == style
+
+
+def draw(figure):
+    """Lay a figure out, as saving does."""
+    FigureCanvasAgg(figure).draw()
+    return figure
+
+
+def test_repeats_of_a_task_are_no_further_evidence():
+    """Each task has the same return in all its repeats: the band must not shrink with their number."""
+    one = np.random.default_rng(0).normal(size=(8, 1, 3))
+    bands = [plot_returns({"AD": np.repeat(one, repeats, axis=1)}).axes[0].collections[0] for repeats in (1, 16)]
+    few, many = (band.get_paths()[0].vertices for band in bands)
+    np.testing.assert_allclose(few, many)
+    low, high = interval(one.mean(axis=1)[None])
+    assert low.shape == (3,) and (high - low > 0.5).all()
+
+
+def test_an_interval_stays_within_what_was_observed():
+    successes = np.array([[0.0] * 7 + [1.0]])  # one of eight tasks solved: the normal band begins below 0
+    low, high = interval(successes)
+    assert low == 0.0 < successes.mean() < high <= 1.0
+    assert np.isnan(interval(np.array([[0.5]]))).all()  # a single value does not tell
+
+
+def test_an_interval_is_a_pointwise_bootstrap_of_seeds_and_tasks():
+    values = np.random.default_rng(0).normal(size=(3, 5, 2))
+    rng = np.random.default_rng(0)
+    seeds, tasks = rng.integers(3, size=(4000, 3, 1)), rng.integers(5, size=(4000, 1, 5))
+    expected = np.quantile(values[seeds, tasks].mean(axis=(1, 2)), (0.025, 0.975), axis=0)
+    np.testing.assert_allclose(interval(values), expected)
+    for episode in range(2):
+        np.testing.assert_allclose(interval(values[..., episode]), expected[:, episode])
+
+
+@pytest.mark.parametrize("n_episodes", [1, 2, 3, 6])
+def test_ticks_are_whole_episodes(n_episodes):
+    axes = draw(plot_returns({"AD": np.random.rand(2, 1, n_episodes)})).axes[0]
+    ticks = [tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
+    assert ticks and all(tick == round(tick) >= 1 for tick in ticks)
+
+
+def test_rollouts_are_whole_too():
+    axes = draw(plot_per_rollout(np.random.rand(4, 3), 0, "return")).axes[0]
+    assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+def test_the_title_says_what_is_shown_and_the_legend_hides_nothing():
+    levels = {"random policy": 0.1, "optimum": 1.0}
+    figure = draw(plot_returns({"AD": np.ones((8, 4, 20))}, levels, title="darkroom, 8 held-out tasks"))
+    axes, legend = figure.axes[0], figure.legends[0]
+    assert axes.get_title() == "darkroom, 8 held-out tasks\nband: 95 % interval over 8 tasks"
+    assert axes.get_legend() is None and not legend.get_window_extent().overlaps(axes.get_window_extent())
+    assert [text.get_text() for text in legend.get_texts()] == ["AD", "random policy", "optimum"]
+
+
+def test_only_the_part_of_the_source_that_is_shown_counts():
+    returns = np.linspace(0, 1, 12).reshape(2, 1, 6)
+    source = np.array([4.0, 8.0, 400.0]), np.array([0.5, 3.0, 20.0])
+    axes = draw(plot_returns({"AD": returns}, source=source)).axes[0]
+    assert axes.lines[1].get_xdata().tolist() == [4.0] and axes.get_ylim()[1] < 1.5
+    later = draw(plot_returns({"AD": returns}, source=(source[0][1:], source[1][1:])))
+    assert len(later.axes[0].lines) == 1 and len(later.legends[0].get_texts()) == 1
+
+
+def test_returns_without_their_tasks_are_refused():
+    with pytest.raises(ValueError, match="tasks, repeats, episodes"):
+        plot_returns({"AD": np.ones((16, 20))})
+
+
+def test_film_titles_name_the_arguments_and_are_not_clipped():
+    recorder = recorded_pictures(2, np.zeros((216, 216, 3), dtype=np.uint8))
+    long = "(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)"
+    figure, panels, names = _film_panels(recorder, ["gravity; permutation", f"9.8; {long}", "5; (1, 0)"])
+    assert " ".join(names[1]) == "gravity 5, permutation (1, 0)" and len(names[0]) > 1
+    for axes, lines in zip(panels, names):
+        axes.imshow(np.zeros((216, 216, 3), dtype=np.uint8))
+        axes.set_title("\n".join([*lines, "return 3"]), fontsize=8)
+    draw(figure)
+    for axes in panels:
+        title = axes.title.get_window_extent()
+        assert figure.bbox.x0 <= title.x0 and title.x1 <= figure.bbox.x1 and title.y1 <= figure.bbox.y1
+    assert not panels[0].title.get_window_extent().overlaps(panels[1].title.get_window_extent())
+
+
+def test_thin_lines_of_large_pictures_stay_and_panels_are_as_large_as_pictures():
+    """CartPole's pictures are 400 x 600."""
+    picture = np.full((400, 600, 3), 255, dtype=np.uint8)
+    picture[:, 301] = 0  # leaving out every other column would lose it
+    recorder = recorded_pictures(9, picture)
+    kept = recorder.frames[1][0][0]
+    assert kept.shape == (200, 300, 3) and kept.min() < 200
+    figure, panels, _ = _film_panels(recorder, ["length", *map(str, range(9))])
+    panels[0].imshow(kept)
+    assert draw(figure) and panels[0].get_window_extent().width >= 290
+
+
+def test_a_film_of_the_only_task_has_no_argument_to_name():
+    assert _film_panels(recorded_pictures(1, np.zeros((9, 9, 3), dtype=np.uint8)), ["-", "-"])[2] == [[]]
+
+
+def recorded_pictures(n_envs: int, picture: np.ndarray) -> FrameRecorder:
+    """A recorder that has seen one picture in each of its environments."""
+    tasks = [{"goal": (0, 0), "grid_size": 3, "horizon": 4}] * n_envs
+    recorder = FrameRecorder(DarkroomVecEnv(tasks, render_mode="rgb_array"), [1])
+    for i in range(n_envs):
+        recorder._keep(i, picture)
+    return recorder
 
 
 @pytest.mark.parametrize("batched", [True, False])
@@ -57,7 +171,7 @@ def test_the_recorder_keeps_the_chosen_episodes(batched, tmp_path):
     assert [len(frames) for frames in recorder.frames[2]] == [5, 5]  # four steps, and how it ended
     assert recorder.returns[2] == [[0, 0, 0, 0, 0], [0, 1, 2, 3, 4]]
     assert recorder.frames[2][0][0].shape == recorder.frames[2][1][0].shape and recorder.frames[2][0][0].ndim == 3
-    save_film(recorder, ["far", "near"], tmp_path / "film.gif")
+    save_film(recorder, ["goal", "far", "near"], tmp_path / "film.gif")
     assert (tmp_path / "film.gif").read_bytes().startswith(b"GIF")
 
 
@@ -87,5 +201,7 @@ def test_an_environment_that_draws_nothing_is_told():
             return 0, {}
 
     gym.register("Dark-v0", Dark, max_episode_steps=5)
-    with pytest.raises(InputError, match="--render: env 'Dark-v0' cannot be drawn"):
+    with pytest.raises(InputError, match="--render: env 'Dark-v0' cannot be drawn") as told:
         check_renders(tiny_config() | {"env": "Dark-v0"}, {})
+    path = re.search(r"traceback in (\S+)\)", str(told.value)).group(1)
+    assert "Traceback" in Path(path).read_text()
