@@ -1,4 +1,4 @@
-"""A bonus for rare observations, with which a source algorithm finds rewards that chance does not."""
+"""A bonus for rare observations. With it a source algorithm finds rewards that it would not find by chance."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from algorithm.source import reached_observations
 class ExplorationBonus(VecEnvWrapper):
     """Adds `bonus / sqrt(n)` to every reward, n being the visits so far to the observation that it came with.
 
-    Visits are counted over all streams and the whole run. Histories do without the bonus: they hold the
-    rewards of the environment. Source: MBIE-EB (Strehl and Littman 2008), there for planning; with deep
+    Visits are counted over all streams and the whole run. Histories hold the rewards
+    of the environment, without the bonus. Source: MBIE-EB (Strehl and Littman 2008), there for planning; with deep
     networks arXiv:1606.01868.
 
     Args:

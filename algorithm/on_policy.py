@@ -1,4 +1,4 @@
-"""Sources made of an on-policy algorithm of stable-baselines3: what they share."""
+"""What those sources share that run an on-policy algorithm of stable-baselines3."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Source(Protocol):
     `alg` in a config names one of `algorithm.ALGORITHM`, or `module:Class`, one of the user's own.
 
     Attributes:
-        keys: config keys that it reads besides those that every source has; a class may do without.
+        keys: config keys that it reads besides those that every source has. Optional.
     """
 
     keys: dict[str, Key]

@@ -36,7 +36,7 @@ ONE_OF_MANY = {"model": "context"}  # and a second one
 class Config(dict):
     """The effective config: what training, acting and checkpoints go by. It can only be read.
 
-    `dict(config)` is a copy to change, and so is `config | changes`.
+    To change a copy, use `dict(config)` or `config | changes`.
     """
 
     def _refuse(self, *_, **__):
@@ -292,7 +292,7 @@ def _problems_error(problems: list[str]) -> InputError:
 
 
 def _as_kind(value: Any, key: Key) -> Any:
-    """Integers are fine where floats are expected, and so is 3e-4, which YAML 1.1 reads as text."""
+    """Where a float is expected, an integer is fine too, and 3e-4, which YAML 1.1 reads as text."""
     if key.kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if key.kind is float and isinstance(value, str) and re.fullmatch(r"[+-]?[0-9.]+[eE][+-]?[0-9]+", value):

@@ -1,8 +1,8 @@
 """The task families: their list of tasks, the only train/test split, and how to step them.
 
-`env` in a config names a family of `FAMILIES`, or any Gymnasium id: a registered one, or `module:id`,
-where importing the module registers it. The tasks of the latter are its `task_kwargs`, or are drawn from
-its `task_ranges`; of any list, `n_tasks` takes a sample. Importing this package registers the families' ids.
+`env` in a config names a family of `FAMILIES` or a Gymnasium id. `module:id` imports the module that registers
+the id. The tasks of an id are listed in `task_kwargs` or drawn from `task_ranges`. `n_tasks` takes a sample of
+any list. Importing this package registers the families' ids.
 """
 
 # ruff: noqa: F401, these are the names that others use

@@ -1,4 +1,4 @@
-"""What is wrong with the environment part of a config, told before any work."""
+"""Finding what is wrong with the environment part of a config, before any work."""
 
 from __future__ import annotations
 

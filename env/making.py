@@ -1,4 +1,4 @@
-"""Making the environments of tasks, and what is known of an episode beforehand."""
+"""Making the environments of tasks; the best return and the longest episode that they say they have."""
 
 from __future__ import annotations
 

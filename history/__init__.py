@@ -1,2 +1,2 @@
-"""The history file: format.py its names, markers.py its regions, writer.py; origin.py, reader.py, returns.py and
-curve.py read it, and checks.py looks for what is wrong with it."""
+"""The history file. format.py holds its names and types, markers.py says where regions are, and writer.py writes it;
+origin.py, reader.py, returns.py and curve.py read it; checks.py looks for what is wrong with it."""

@@ -15,7 +15,7 @@ from history.returns import mean_return_per_rollout
 
 
 def source_curve(path: Path, tasks: list[int], config: dict) -> tuple[np.ndarray, np.ndarray]:
-    """How the source learned, in the mean over some tasks of a history file.
+    """How the source learned, averaged over some tasks of a history file.
 
     Args:
         config: the env must be that of the file. `n_steps` is used only where the file does not tell its own.

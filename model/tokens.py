@@ -1,7 +1,7 @@
 """The vocabulary of a window: kinds of tokens, and where each token comes from.
 
-A window is a few regions of environment steps, oldest first. A step is one token; a context strategy
-(model/context/) may put marker tokens around the regions. It lays the tokens out, here is how it says so.
+A window is a few regions of environment steps, oldest first. A step is one token. A context strategy
+(model/context/) may put marker tokens around the regions: its `layout` says so in the terms defined here.
 
 Letters in shapes: B batch, T tokens.
 """

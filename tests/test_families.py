@@ -96,5 +96,6 @@ def test_two_regions_hold_whole_episodes(name):
     """A region is as long as a rollout, and at least as long as an episode."""
     paths = {"env": f"config/env/{name}.yaml", "algorithm": f"config/algorithm/ppo_{name}.yaml"}
     config = load_config(paths | {"model": f"config/model/ad_{name}_compressed.yaml"})
-    assert config["compress_interval"] in (None, config["n_steps"]) and config["n_steps"] >= env.max_episode_steps(config)
+    assert config["compress_interval"] in (None, config["n_steps"])
+    assert config["n_steps"] >= env.max_episode_steps(config)
     assert config["n_transit"] == 2 * config["n_steps"]

@@ -2,7 +2,7 @@
 
     <compress> x_1 ... x_80 </compress> <compress> x_81 ... x_160
 
-The current region is still open. This is the project's own (DESIGN: one region is one PPO rollout).
+The current region is still open. One region is one rollout of the source. The idea is this project's own.
 """
 
 from __future__ import annotations
