@@ -13,8 +13,7 @@ from utils import HIGHEST_SEED, ROOT
 
 BAR_SECONDS = 0.5 if sys.stderr.isatty() else 30  # between updates of a progress bar; a log file wants few
 DEFAULT_FAMILY = "darkroom"
-FLAGS = {"env": "--env-config", "algorithm": "--alg-config", "model": "--model-config"}
-DESTINATIONS = {"env": "env_config", "algorithm": "alg_config", "model": "model_config"}
+FLAGS = {"env": "env_config", "algorithm": "alg_config", "model": "model_config"}  # section: --env-config, ...
 
 
 def run_script(main: Callable[[], int | None]) -> None:
@@ -67,7 +66,8 @@ def add_config_arguments(parser: argparse.ArgumentParser, sections: tuple[str, .
         help=f"task family, which names the config files: {', '.join(families())} (default: %(default)s)",
     )  # fmt: skip
     for section in sections:
-        parser.add_argument(FLAGS[section], metavar="YAML", help=f"{section} config (default: that of NAME)")
+        flag = "--" + FLAGS[section].replace("_", "-")
+        parser.add_argument(flag, metavar="YAML", help=f"{section} config (default: that of NAME)")
     if "model" in sections:
         parser.add_argument(
             "--standard", action="store_true", help="the model config of standard AD (default: compressed context)"
@@ -90,13 +90,13 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
 
 def given_paths(args: argparse.Namespace) -> dict[str, str]:
     """The config files that the command line names itself, by section."""
-    found = {section: getattr(args, name, None) for section, name in DESTINATIONS.items()}
+    found = {section: getattr(args, name, None) for section, name in FLAGS.items()}
     return {section: path for section, path in found.items() if path is not None}
 
 
 def config_paths(args: argparse.Namespace) -> dict[str, str]:
     """The config files of a command, by section: those of NAME, or those that are given in their place."""
-    sections = [section for section, name in DESTINATIONS.items() if hasattr(args, name)]
+    sections = [section for section, name in FLAGS.items() if hasattr(args, name)]
     paths = family_paths(args.name, getattr(args, "standard", False))
     if "model" in given_paths(args) and getattr(args, "standard", False):
         raise InputError("--standard and --model-config both choose the model config; give one of them")

@@ -28,6 +28,7 @@ from faults import (
 )
 
 import collect
+import evaluate
 import train
 from checkpoints import checkpoint_paths, checkpoint_update, load_checkpoint, save_checkpoint
 from dataset import ADDataset
@@ -254,6 +255,10 @@ def test_two_ranks_train_as_one_and_evaluate_together(tiny_histories, tmp_path, 
     assert run(arguments, n_ranks=2).count("mean return over the last") == 1
     with np.load(tmp_path / "two" / "eval-test-10_episodes-3_repeats-2.npz") as results:
         assert results["returns"].shape == (4, 2, 3) and len(results["tasks"]) == 4
+        shared = results["returns"]
+    assert evaluate.main([*arguments[1:], "--out", str(tmp_path / "alone")]) == 0
+    with np.load(tmp_path / "alone.npz") as alone:
+        np.testing.assert_array_equal(alone["returns"], shared)
 
 
 def test_a_rank_that_dies_ends_the_run_and_leaves_it_resumable(tiny_histories, tmp_path):
