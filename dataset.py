@@ -19,6 +19,7 @@ from config.schema import KEYS
 from files import InputError
 from history.format import history_path, soft_target_names
 from history.origin import Origin, read_origin
+from history.paths import HISTORIES, CausalHistories, Histories
 from history.reader import HistoryFile
 from model.context import make_context
 from model.context.base import Timeline, Windows
@@ -60,6 +61,7 @@ def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] |
         | {
             "use_compressed_context": compressed,
             "compress_interval": config["compress_interval"] or origin.rollout_length or config["n_transit"],
+            "rollout_length": origin.rollout_length,
             "with_dones": "dones" in origin.fields,
             "blank_starts": config["region_stride"] > 1 or config["mix_streams"],
         }
@@ -123,9 +125,11 @@ class ADDataset(Dataset):
         if not self.tasks:
             raise InputError(f"mode '{mode}' has no tasks, since train_env_ratio is {self.config['train_env_ratio']}")
         path = history_path(self.config, traj_dir)
-        self.history = HistoryFile(path, self.config, self.tasks, n_stream, source_timesteps)
-        self.arrays, self.n_streams = self.history.arrays, self.history.n_streams
         self.context = make_context(self.config)
+        interval = self.config["rollout_length" if self.context.draws_histories else "compress_interval"]
+        checked = self.config | {"compress_interval": interval}  # the length of the file's own regions
+        self.history = HistoryFile(path, checked, self.tasks, n_stream, source_timesteps)
+        self.arrays, self.n_streams = self.history.arrays, self.history.n_streams
         self._check_kind(path)
         self.soft_targets = self.config["soft_targets"] and self.history.has_soft_targets
         if self.config["soft_targets"] and not self.soft_targets:
@@ -163,8 +167,28 @@ class ADDataset(Dataset):
             spans[task, : len(of_task)] = np.array(of_task).reshape(-1, 2)
         starts, stops = spans[..., 0], spans[..., 1]
         self.timeline = Timeline(self.history.task_steps, n_regions, starts, stops - starts, stride)
+        if self.context.draws_histories:
+            self.timeline.histories = self._make_histories(spans)
         places = self.context.n_places(self.timeline)
         self.n_samples = np.concatenate([[0], np.cumsum(places * self.n_streams)])
+
+    def _make_histories(self, spans: np.ndarray) -> Histories:
+        """What puts training histories together, from the (tasks, regions, 2) starts and stops of the rollouts."""
+        length, interval = self.config["rollout_length"], self.config["compress_interval"]
+        n_whole = (spans[..., 1] - spans[..., 0] == length).sum(axis=1)
+        if not n_whole.all():
+            raise InputError(f"{self.history.path}: a task has no whole rollout of {length} steps; collect it again")
+        kind, more = HISTORIES[self.config["histories"]], {}
+        if kind is CausalHistories:
+            more["returns"] = [self._region_returns(task, n * length // interval) for task, n in enumerate(n_whole)]
+        stride = self.config["region_stride"]
+        return kind(n_whole, length, interval, self.n_streams, stride, self.mix_streams, **more)
+
+    def _region_returns(self, task: int, n_regions: int) -> np.ndarray:
+        """(regions, E) sum of rewards in each stretch of `compress_interval` steps of a task."""
+        steps = self.history.task_offset[task] + np.arange(n_regions * self.config["compress_interval"])
+        rewards = self.arrays["rewards"][steps[:, None] * self.n_streams + np.arange(self.n_streams)]
+        return rewards.reshape(n_regions, -1, self.n_streams).sum(axis=1)
 
     def _warn(self, text: str) -> None:
         warnings.warn(f"{self.history.path}: {text}", stacklevel=4)
@@ -188,7 +212,8 @@ class ADDataset(Dataset):
         With `mix_streams` the regions of a window come from random streams of the task: these share one
         policy, so each shows equally well what the policy did in that rollout.
         """
-        batch = self.batch(rng.integers(len(self), size=batch_size), rng if self.mix_streams else None)
+        draws = self.mix_streams or self.context.draws_histories
+        batch = self.batch(rng.integers(len(self), size=batch_size), rng if draws else None)
         if not self.config["dense_supervision"]:
             # One random step is the query; the model is causal, so what follows it is not seen
             n_targets = batch["region_lengths"].sum(1) - batch["target_from"]
@@ -200,8 +225,10 @@ class ADDataset(Dataset):
         """The given samples, (B,), as one batch; `rng` picks another stream for every region but the current one."""
         tasks = np.searchsorted(self.n_samples, samples, side="right") - 1
         places, streams = np.divmod(samples - self.n_samples[tasks], self.n_streams)
-        windows = self.context.cut(self.timeline, tasks, places)
-        streams = self._streams_per_part(streams, windows.n_parts, rng)  # (B, parts)
+        windows = self.context.cut(self.timeline, tasks, places, rng or np.random.default_rng(samples))
+        if windows.streams is None:
+            windows.streams = self._streams_per_part(streams, windows.n_parts, rng)
+        streams = windows.streams  # (B, parts)
         batch = self._gather(tasks, windows.times, np.take_along_axis(streams, windows.parts, axis=1), windows.valid)
         more = {
             "region_lengths": windows.region_lengths,

@@ -11,26 +11,12 @@ from typing import Any
 
 import yaml
 
-from config.schema import (
-    ALL_KEYS,
-    DEFAULTS,
-    EVALUATION,
-    KEYS,
-    LOGGING,
-    REQUIRED,
-    RUNNING,
-    SOURCE,
-    SPLIT,
-    TASKS,
-    Key,
-    names,
-)
+from config.schema import ALL_KEYS, DEFAULTS, KEYS, REQUIRED, Decides, Key, names
 from files import InputError, describe_foreign_error
 from utils import find_class, get_config
 
 Check = Callable[[dict], list[str]]  # problems of a complete config
-CLASS_KEYS = {"algorithm": "alg", "model": "model"}  # the key of a section that may name a class of the user's
-ONE_OF_MANY = {"model": "context"}  # and a second one
+CLASS_KEYS = {"env": (), "algorithm": ("alg",), "model": ("model", "context")}  # may name a class of the user's
 
 
 class Config(dict):
@@ -58,7 +44,7 @@ class Section:
     name: str
     path: str | Path
     values: dict[str, Any] = field(default_factory=dict)
-    given: dict[str, Any] = field(default_factory=dict)  # what the file and the overrides say themselves
+    given: set[str] = field(default_factory=set)  # keys that the file and the overrides name themselves
     keys: dict[str, Key] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -97,7 +83,7 @@ def given_settings(paths: dict[str, str | Path], overrides: Iterable[str], named
     overridden, found = {override.partition("=")[0] for override in overrides}, {}
     for name, path in paths.items():
         section = _read_section(name, path, list(overrides))
-        keys = section.given if name in named else set(section.given) & overridden
+        keys = section.given if name in named else section.given & overridden
         found |= {key: section.values[key] for key in keys}
     return found
 
@@ -146,19 +132,19 @@ def complete_config(config: dict, path: str | Path) -> Config:
 
 def recorded_settings(config: dict) -> dict[str, Any]:
     """The part of a config that decides what a history file holds; keys an older one lacks get their defaults."""
-    known = {name: config.get(name, ALL_KEYS[name].default) for name in names(SOURCE, TASKS)}
+    known = {name: config.get(name, ALL_KEYS[name].default) for name in names(Decides.SOURCE, Decides.TASKS)}
     own = {name: config[name] for name in foreign_keys("algorithm", config) if name in config}
     return known | own
 
 
 def free_when_resuming() -> set[str]:
     """Keys that a resumed training run may have other values of: they change nothing that is learned."""
-    return set(names(EVALUATION, LOGGING, RUNNING))
+    return set(names(Decides.EVALUATION, Decides.LOGGING, Decides.RUNNING))
 
 
 def free_in_evaluation() -> tuple[str, ...]:
     """Keys that may differ from the checkpoint's when it is evaluated: the rest is built into the weights."""
-    return names(EVALUATION, TASKS, SPLIT)
+    return names(Decides.EVALUATION, Decides.TASKS, Decides.SPLIT)
 
 
 def differences(before: dict, now: dict, keys: Iterable[str], where_now: str = "now") -> str:
@@ -183,12 +169,9 @@ def foreign_keys(section: str, values: dict) -> dict[str, Key]:
 
     Raises whatever the user's module raises.
     """
-    found: dict[str, Key] = {}
-    for chooser in (CLASS_KEYS.get(section), ONE_OF_MANY.get(section)):
-        name = values.get(chooser)
-        if isinstance(name, str) and ":" in name:
-            found |= getattr(find_class(name, {}), "keys", {})
-    return found
+    classes = [values.get(chooser) for chooser in CLASS_KEYS[section]]
+    found = [getattr(find_class(name, {}), "keys", {}) for name in classes if isinstance(name, str) and ":" in name]
+    return {name: key for keys in found for name, key in keys.items()}
 
 
 def _read_section(name: str, path: str | Path, overrides: list[str]) -> Section:
@@ -204,18 +187,15 @@ def _read_section(name: str, path: str | Path, overrides: list[str]) -> Section:
         section.keys |= foreign_keys(name, chosen)
     except Exception as error:  # whatever a user's module raises
         section.problems.append(f"{path}: a class that it names cannot be imported: {describe_foreign_error(error)}")
-    section.problems += [
-        f"{path}: unknown key '{key}'{_did_you_mean(key, section.keys)}" for key in own if key not in section.keys
-    ]
     if own and not set(own) & set(section.keys):
         belongs = [other for other, keys in KEYS.items() if set(own) & set(keys)]
-        section.problems = [f"{path}: is no {name} config{f', but one of: {belongs[0]}' if belongs else ''}"]
+        section.problems.append(f"{path}: is no {name} config{f', but one of: {belongs[0]}' if belongs else ''}")
         return section
-    merged = {key: entry.default for key, entry in section.keys.items()}
-    merged |= {key: value for key, value in own.items() if key in section.keys}
+    unknown = [key for key in own if key not in section.keys]
+    section.problems += [f"{path}: unknown key '{key}'{_did_you_mean(key, section.keys)}" for key in unknown]
+    merged = {key: own.get(key, entry.default) for key, entry in section.keys.items()}
     _apply_overrides(merged, section.keys, overrides)
-    overridden = {override.partition("=")[0] for override in overrides}
-    section.given = {key: merged[key] for key in merged if key in own or key in overridden}
+    section.given = (set(own) | {override.partition("=")[0] for override in overrides}) & set(merged)
     if name == "model":
         merged["context"] = context_name(merged)
     section.values = merged

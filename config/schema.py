@@ -84,7 +84,8 @@ class Key:
 SOURCE, TASKS, SPLIT = Decides.SOURCE, Decides.TASKS, Decides.SPLIT
 TRAINING, EVALUATION, LOGGING, RUNNING = Decides.TRAINING, Decides.EVALUATION, Decides.LOGGING, Decides.RUNNING
 PPO, ON_POLICY = ("alg", "PPO"), ("alg", "PPO", "A2C")
-WINDOW, REGIONS = ("context", "window"), ("context", "regions")
+WINDOW, REGIONS, MEMORY = ("context", "window"), ("context", "regions"), ("context", "memory")
+MARKED = ("context", "regions", "memory")
 
 KEYS: dict[str, dict[str, Key]] = {
     "env": {
@@ -125,6 +126,10 @@ KEYS: dict[str, dict[str, Key]] = {
         "context": Key(str, TRAINING, None, nullable=True),
         "compress_interval": Key(int, TRAINING, None, low=2, nullable=True),
         "context_regions": Key(int, TRAINING, 2, low=1, only=REGIONS),
+        "n_summary": Key(int, TRAINING, 4, low=1, only=MEMORY),
+        "memory_regions": Key(int, TRAINING, 8, low=0, only=MEMORY),
+        "history_regions": Key(int, TRAINING, 12, low=2, only=MEMORY),
+        "histories": Key(str, TRAINING, "every", choices=("every", "causal"), only=MEMORY),
         "n_transit": Key(int, TRAINING, low=2),
         "kept_fraction": Key(float, TRAINING, 0.5, above=0, high=0.999, only=WINDOW),
         "region_stride": Key(int, TRAINING, 3, low=1),
@@ -132,7 +137,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "in_memory": Key(str, RUNNING, "auto", choices=("auto", "always", "never")),
         "soft_targets": Key(bool, TRAINING, True),
         "dense_supervision": Key(bool, TRAINING, True),
-        "token_type_loss_weight": Key(float, TRAINING, 0.1, low=0, only=REGIONS),
+        "token_type_loss_weight": Key(float, TRAINING, 0.1, low=0, only=MARKED),
         "n_embd": Key(int, TRAINING, 64, low=1),
         "n_layer": Key(int, TRAINING, 4, low=1),
         "n_head": Key(int, TRAINING, 2, low=1),
@@ -157,7 +162,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "temperature": Key(float, EVALUATION, 0.6, low=0),
         "exploring_temperature": Key(float, EVALUATION, None, low=0, nullable=True),
         "exploring_patience": Key(float, EVALUATION, None, above=0, nullable=True),
-        "boundaries": Key(str, EVALUATION, "fixed", choices=("fixed", "predicted"), only=REGIONS),
+        "boundaries": Key(str, EVALUATION, "fixed", choices=("fixed", "predicted"), only=MARKED),
     },
 }
 ALL_KEYS = {name: key for section in KEYS.values() for name, key in section.items()}

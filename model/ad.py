@@ -34,7 +34,7 @@ class AD(Model):
         self.done_embedding = nn.Embedding(2, D)
         self.compress_start_token = nn.Parameter(torch.zeros(D))
         self.compress_end_token = nn.Parameter(torch.zeros(D))
-        self.token_type_embedding = nn.Embedding(len(TokenType), D)
+        self.token_type_embedding = nn.Embedding(self.context.n_types, D)
         self.position_embedding = nn.Embedding(self.context.n_positions, D)
         self.transformer = Transformer(D, config["n_layer"], config["n_head"], config["dropout"])
         self.pred_action = nn.Linear(D, self.actions.n_outputs)
@@ -76,8 +76,12 @@ class AD(Model):
         steps = self.embed_steps(batch["observations"], **before, starts=starts)  # (B, L, D)
 
         B, _, D = steps.shape
-        markers = torch.stack([self.compress_start_token, self.compress_end_token]).expand(B, -1, -1)
-        source = torch.where(layout.types == TokenType.TRANSITION, layout.steps + 2, layout.types - 1)
+        start, end = self.compress_start_token, self.compress_end_token
+        markers = torch.stack([start, end, torch.zeros_like(start)]).expand(
+            B, -1, -1
+        )  # a summary is its type and place
+        kind = (layout.types - 1).clamp(max=2)
+        source = torch.where(layout.types == TokenType.TRANSITION, layout.steps + 3, kind)
         x = torch.cat([markers, steps], dim=1).gather(1, source[..., None].expand(-1, -1, D))  # (B, T, D)
         return x + self.embed_place(layout.types, layout.positions), layout
 
@@ -103,7 +107,7 @@ class AD(Model):
             `loss_token_type`, `acc_token_type` and `recall_compress_end` (NaN if no region ends here).
         """
         x, layout = self.embed_window(batch)
-        features = self.transformer(x)
+        features = self.context.read(self.transformer, x)
         result = self._action_losses(features, layout, batch)
         if not self.context.marks_regions:
             return result | {"loss_total": result["loss_action"]}

@@ -1,11 +1,12 @@
 """Context strategies, by the name used in `context` of config/model/*.yaml."""
 
 from model.context.base import Context
+from model.context.memory import Memory
 from model.context.regions import Regions
 from model.context.window import Window
 from utils import find_class
 
-CONTEXT: dict[str, type[Context]] = {"window": Window, "regions": Regions}
+CONTEXT: dict[str, type[Context]] = {"window": Window, "regions": Regions, "memory": Memory}
 
 
 def context_class(config: dict) -> type[Context]:

@@ -14,8 +14,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from config.schema import Key
+from history.paths import Histories
 from model.context.rolling import RollingContext
-from model.tokens import Layout
+from model.tokens import Layout, TokenType
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Timeline:
 
     n_steps: (tasks,) steps per stream. region_starts, region_lengths: (tasks, regions), 0 beyond n_regions,
     which is (tasks,); empty where rollouts are not known. stride: a window's next region is this many rollouts later.
+    histories: puts training histories together, for strategies that ask for it.
     """
 
     n_steps: np.ndarray
@@ -31,6 +33,7 @@ class Timeline:
     region_starts: np.ndarray
     region_lengths: np.ndarray
     stride: int
+    histories: Histories | None = None
 
 
 @dataclass
@@ -39,7 +42,8 @@ class Windows:
 
     times: (B, L) step of the history. parts: (B, L) number, below n_parts, of the rollout within the window that
     the step is from; a part is of one stream. valid: (B, L) False for padding. region_lengths: (B, R), zeros first, for
-    regions that do not exist. target_from: (B,) the first step whose action is a target.
+    regions that do not exist. target_from: (B,) the first step whose action is a target. streams: (B, n_parts) the
+    stream of each part; None leaves the choice to the dataset.
     """
 
     times: np.ndarray
@@ -48,6 +52,7 @@ class Windows:
     valid: np.ndarray
     region_lengths: np.ndarray
     target_from: np.ndarray
+    streams: np.ndarray | None = None
 
 
 class Context(nn.Module):
@@ -56,6 +61,8 @@ class Context(nn.Module):
     Attributes:
         keys: further config keys, for a strategy that is named as `module:Class`.
         marks_regions: whether marker tokens stand around regions, so that the token-type head is trained.
+        draws_histories: whether windows are whole histories, which `timeline.histories` puts together.
+        n_types: rows of the token-type embedding.
         n_regions: R, regions per window.
         region_capacity: the most steps of one region.
         n_positions: rows of the position embedding.
@@ -64,6 +71,8 @@ class Context(nn.Module):
 
     keys: dict[str, Key] = {}
     marks_regions: bool
+    draws_histories = False
+    n_types = len(TokenType)
     n_regions: int
     region_capacity: int
     n_positions: int
@@ -80,13 +89,17 @@ class Context(nn.Module):
         """(tasks,) how many windows one stream of each task has."""
         raise NotImplementedError
 
-    def cut(self, timeline: Timeline, tasks: np.ndarray, places: np.ndarray) -> Windows:
-        """The windows number `places`, (B,), of the streams of `tasks`, (B,)."""
+    def cut(self, timeline: Timeline, tasks: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> Windows:
+        """The windows number `places`, (B,), of the streams of `tasks`, (B,); `rng` for what is drawn."""
         raise NotImplementedError
 
     def layout(self, region_lengths: Tensor) -> Layout:
         """Lay out the tokens of windows with regions of (B, R) environment steps; zeros come first."""
         raise NotImplementedError
+
+    def read(self, trunk: nn.Module, x: Tensor) -> Tensor:
+        """(B, T, D) embedded windows to features; the trunk's own attention is causal."""
+        return trunk(x)
 
     # Acting ---------------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ class Regions(Context):
             return timeline.n_regions
         return 1 + np.maximum(0, timeline.n_regions - timeline.stride)
 
-    def cut(self, timeline: Timeline, tasks: np.ndarray, places: np.ndarray) -> Windows:
+    def cut(self, timeline: Timeline, tasks: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> Windows:
         """A current region behind those that are `stride`, 2 `stride`, ... rollouts older.
 
         The first region of a history has no previous region.

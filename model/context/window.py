@@ -30,7 +30,7 @@ class Window(Context):
         later = np.maximum(0, timeline.n_steps - timeline.stride * self.interval)
         return np.minimum(timeline.n_steps, self.interval) + later
 
-    def cut(self, timeline: Timeline, tasks: np.ndarray, places: np.ndarray) -> Windows:
+    def cut(self, timeline: Timeline, tasks: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> Windows:
         """The window that ends with a given step or, for a step near the beginning, the first `n_transit` ones.
 
         A window that starts with the history has targets everywhere; a later one only where evaluation,

@@ -1,0 +1,83 @@
+"""Ways to put a training history together from a source's rollouts.
+
+All streams of a task share their policy, so any sequence of its rollouts, each of any stream, is the history of a
+learner that might have been. A history that passes through them by the clock teaches the clock: on a new task the
+model grows confident with time, whatever it has seen. One that makes progress only where the context shows a
+reason teaches to learn.
+
+Letters in shapes: B histories, R regions per history, E streams.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class Histories:
+    """Draws histories of R regions; a region is a stretch of `interval` steps within one rollout.
+
+    Args:
+        n_rollouts: (tasks,) whole rollouts of each task.
+        rollout_length: steps of a rollout, a multiple of `interval`.
+        n_streams: E.
+        stride: mean progress in rollouts from a region to the next.
+        mix_streams: each region of a random stream; else all of one.
+    """
+
+    def __init__(
+        self, n_rollouts: np.ndarray, rollout_length: int, interval: int, n_streams: int, stride: int, mix_streams: bool
+    ):
+        self.n_rollouts, self.rollout_length, self.interval = n_rollouts, rollout_length, interval
+        self.n_streams, self.stride, self.mix_streams = n_streams, stride, mix_streams
+
+    def draw(self, tasks: np.ndarray, n_regions: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """(B, R) first steps and (B, R) streams of the regions of one history for each of (B,) tasks."""
+        B = len(tasks)
+        streams = rng.integers(self.n_streams, size=(B, n_regions if self.mix_streams else 1))
+        streams = np.broadcast_to(streams, (B, n_regions))
+        part = rng.integers(self.rollout_length // self.interval, size=(B, n_regions))
+        rollouts = self.rollouts(tasks, part, streams, rng)
+        return rollouts * self.rollout_length + part * self.interval, streams
+
+    def rollouts(
+        self, tasks: np.ndarray, part: np.ndarray, streams: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """(B, R) the rollout of each region: every `stride`-th one; the last one goes on for ever."""
+        first = rng.integers(self.stride, size=(len(tasks), 1))
+        return np.minimum(first + self.stride * np.arange(part.shape[1]), self.n_rollouts[tasks][:, None] - 1)
+
+
+class CausalHistories(Histories):
+    """Progress only where the context shows a reason: a region that returned more than the first policy's usual one.
+
+    A history begins in one of the first `stride` rollouts. After a region with a reason it goes on `stride` - 1 to
+    `stride` + 2 rollouts later, else in the same rollout, in another stream.
+
+    Args:
+        returns: per task, (regions, E) sum of rewards of every region of `interval` steps.
+    """
+
+    def __init__(self, *args, returns: list[np.ndarray], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.per_rollout = self.rollout_length // self.interval
+        usual = [np.median(of_task[: self.per_rollout]) for of_task in returns]
+        longest = max(map(len, returns))
+        self.has_reason = np.zeros((len(returns), longest, self.n_streams), dtype=bool)
+        for task, of_task in enumerate(returns):
+            self.has_reason[task, : len(of_task)] = of_task > usual[task]
+
+    def rollouts(
+        self, tasks: np.ndarray, part: np.ndarray, streams: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        B, R = part.shape
+        last, chosen = self.n_rollouts[tasks] - 1, np.zeros((B, R), dtype=np.int64)
+        steps = rng.integers(max(1, self.stride - 1), self.stride + 3, size=(B, R))
+        chosen[:, 0] = np.minimum(rng.integers(self.stride, size=B), last)
+        for i in range(R - 1):
+            region = chosen[:, i] * self.per_rollout + part[:, i]
+            goes_on = self.has_reason[tasks, region, streams[:, i]]
+            chosen[:, i + 1] = np.minimum(chosen[:, i] + goes_on * steps[:, i], last)
+        return chosen
+
+
+HISTORIES = {"every": Histories, "causal": CausalHistories}

@@ -1,0 +1,186 @@
+"""Compressed context with memory: older regions stay as a few summary tokens each, ever more coarsely.
+
+    [summaries of older regions] <compress> [previous region] </compress> s s s s <compress> [current region ...
+
+Every finished region appends `n_summary` summary tokens behind its `</compress>`. A token attends to its own
+region up to itself, to the previous region, and to the summaries of older ones. When there are more than
+`memory_regions` of these, the model merges the two oldest neighbours of the same level into one of the next
+level: level 1 stands for one region, level 2 for two, level 3 for four, and so on. Keys hold no positions that
+change with age; a learned bias per head, layer and age is added to the attention scores instead. So one pass
+over a history trains all of its regions, and acting encodes nothing anew.
+
+Related: AutoCompressors (arXiv:2305.14788) accumulate summaries of segments, without bound and without merging.
+
+Letters in shapes: B batch, R regions per training history, L steps per region, K summary tokens, T tokens per
+region, S nodes (summaries and merged ones), H heads, D embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.context.base import Context, Timeline, Windows
+from model.context.memory_acting import MemoryContext, pair_to_merge
+from model.tokens import IGNORE, Layout, TokenType
+
+N_LEVELS = 8  # with a type embedding of their own; higher ones share the last
+N_AGES = 18  # own region, previous region, then summaries from the newest on; older ones share the last
+OWN, PREVIOUS = 0, 1  # ages
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which summaries there are, in what order they are merged, and who sees which.
+
+    levels: of each node, in the order they are made; the first R are those of the regions. children: per merged
+    node its two. visible: per region the nodes that it sees, oldest first.
+    """
+
+    levels: tuple[int, ...]
+    children: tuple[tuple[int, int], ...]
+    visible: tuple[tuple[int, ...], ...]
+
+
+@lru_cache
+def make_plan(n_regions: int, memory_regions: int) -> Plan:
+    """The plan of a history of `n_regions` regions."""
+    levels, children, visible, nodes = [1] * n_regions, [], [], []
+    for region in range(n_regions):
+        if region >= 2 and memory_regions:
+            nodes.append(region - 2)  # the previous region is seen in full
+        while (at := pair_to_merge([levels[node] for node in nodes], memory_regions)) is not None:
+            children.append((nodes[at], nodes[at + 1]))
+            nodes[at : at + 2] = [len(levels)]
+            levels.append(max(levels[child] for child in children[-1]) + 1)
+        visible.append(tuple(nodes))
+    return Plan(tuple(levels), tuple(children), tuple(visible))
+
+
+class Memory(Context):
+    """The previous and the current region of `compress_interval` steps, and summaries of all older ones."""
+
+    marks_regions = draws_histories = True
+    n_types = len(TokenType) + N_LEVELS
+
+    def __init__(self, config: dict):
+        super().__init__()
+        self.n_summary, self.memory_regions = config["n_summary"], config["memory_regions"]
+        self.n_regions, self.region_capacity = config["history_regions"], config["compress_interval"]
+        self.n_positions = self.n_tokens = self.region_capacity + 2 + self.n_summary
+        self.blank_starts = config["blank_starts"]
+        self.age_bias = nn.Parameter(torch.zeros(config["n_layer"], config["n_head"], N_AGES))
+
+    @classmethod
+    def problems(cls, config: dict) -> list[str]:
+        interval, n_steps = config["compress_interval"], config.get("n_steps")
+        if interval and n_steps and n_steps % interval:
+            return [f"compress_interval {interval} must be n_steps {n_steps}, or divide it"]
+        return []
+
+    # Training -------------------------------------------------------------------------------------
+
+    def n_places(self, timeline: Timeline) -> np.ndarray:
+        """One per rollout: a history is drawn anew each time."""
+        return np.maximum(1, timeline.n_regions)
+
+    def cut(self, timeline: Timeline, tasks: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> Windows:
+        """Histories of R regions, as `timeline.histories` puts them together."""
+        B, R, L = len(tasks), self.n_regions, self.region_capacity
+        starts, streams = timeline.histories.draw(tasks, R, rng)  # (B, R) each
+        return Windows(
+            times=(starts[:, :, None] + np.arange(L)).reshape(B, R * L),
+            parts=np.broadcast_to(np.repeat(np.arange(R), L), (B, R * L)),
+            n_parts=R,
+            valid=np.ones((B, R * L), dtype=bool),
+            region_lengths=np.full((B, R), L),
+            target_from=np.zeros(B, dtype=np.int64),
+            streams=streams,
+        )
+
+    def layout(self, region_lengths: Tensor) -> Layout:
+        """R blocks of T tokens, then K tokens for each merged node; all regions are full."""
+        (B, R), L, K = region_lengths.shape, self.region_capacity, self.n_summary
+        levels = make_plan(R, self.memory_regions).levels[R:]
+        types = torch.tensor([TokenType.COMPRESS_START, *[0] * L, TokenType.COMPRESS_END, *[self.type_of(1)] * K])
+        merged = torch.tensor([self.type_of(level) for level in levels], dtype=torch.long).repeat_interleave(K)
+        positions, summary = torch.arange(self.n_positions), torch.arange(L + 2, L + 2 + K)
+        steps = torch.zeros(R, self.n_positions, dtype=torch.long)
+        steps[:, 1 : L + 1] = torch.arange(R * L).view(R, L)
+        following = torch.full((self.n_positions,), IGNORE)
+        following[: L + 1] = types[1 : L + 2]
+        rows = {
+            "types": torch.cat([types.repeat(R), merged]),
+            "positions": torch.cat([positions.repeat(R), summary.repeat(len(levels))]),
+            "steps": F.pad(steps.flatten(), (0, len(merged))),
+            "next_types": F.pad(following.repeat(R), (0, len(merged)), value=IGNORE),
+        }
+        rows = {name: row.to(region_lengths.device).expand(B, -1) for name, row in rows.items()}
+        return Layout(**rows, valid=torch.ones_like(rows["types"], dtype=torch.bool))
+
+    def type_of(self, level: int) -> int:
+        """The token type of a summary."""
+        return len(TokenType) - 1 + min(level, N_LEVELS)
+
+    def read(self, trunk: nn.Module, x: Tensor) -> Tensor:
+        """(B, tokens, D) to features: all regions of the histories in one pass."""
+        R, T, K = self.n_regions, self.n_positions, self.n_summary
+        seen, ages, merging = self._masks(x.device)
+
+        def regions(z: Tensor) -> Tensor:
+            return z[:, :, : R * T].unflatten(2, (R, T))  # (B, H, R, T, width)
+
+        def nodes(z: Tensor) -> Tensor:
+            return torch.cat(
+                [regions(z)[:, :, :, T - K :].flatten(2, 3), z[:, :, R * T :]], dim=2
+            )  # (B, H, S K, width)
+
+        def keys(z: Tensor) -> Tensor:
+            own = regions(z)
+            previous = F.pad(own, (0, 0, 0, 0, 1, 0))[:, :, :R]
+            summaries = nodes(z)[:, :, None].expand(-1, -1, R, -1, -1)
+            return torch.cat([summaries, previous, own], dim=3).flatten(1, 2)  # (B, H R, S K + 2 T, width)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            bias = seen + self.age_bias[layer][:, ages][:, :, None]  # (H, R, T, S K + 2 T)
+            out = F.scaled_dot_product_attention(
+                regions(q).flatten(1, 2), keys(k), keys(v), attn_mask=bias.flatten(0, 1)[None]
+            )
+            out = out.unflatten(1, (-1, R)).flatten(2, 3)  # (B, H, R T, width)
+            if not len(merging):
+                return out
+            merged = F.scaled_dot_product_attention(q[:, :, R * T :], nodes(k), nodes(v), attn_mask=merging)
+            return torch.cat([out, merged], dim=2)
+
+        return trunk(x, attend)
+
+    def _masks(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """What regions see, (R, T, S K + 2 T), 0 or -inf; the age of it, (R, S K + 2 T); what merged nodes see, (.., S K)."""
+        R, T, K = self.n_regions, self.n_positions, self.n_summary
+        plan = make_plan(R, self.memory_regions)
+        S = len(plan.levels)
+        sees, ages = torch.zeros(R, T, S * K + 2 * T, dtype=torch.bool), torch.zeros(R, S * K + 2 * T, dtype=torch.long)
+        for region, visible in enumerate(plan.visible):
+            for back, node in enumerate(reversed(visible)):
+                sees[region, :, node * K : (node + 1) * K] = True
+                ages[region, node * K : (node + 1) * K] = min(PREVIOUS + 1 + back, N_AGES - 1)
+        sees[1:, :, S * K : S * K + T] = True
+        ages[:, S * K : S * K + T] = PREVIOUS
+        sees[:, :, S * K + T :] = torch.ones(T, T).tril().bool()
+        merging = torch.zeros(S - R, K, S, K, dtype=torch.bool)
+        for number, children in enumerate(plan.children):
+            for node in (*children, R + number):
+                merging[number, :, node] = True
+        merging = merging.reshape((S - R) * K, S * K)
+        hide = [torch.zeros(mask.shape).masked_fill(~mask, -torch.inf) for mask in (sees, merging)]
+        return hide[0].to(device), ages.to(device), hide[1].to(device)
+
+    # Acting ---------------------------------------------------------------------------------------
+
+    def rolling(self, model: nn.Module, n_envs: int, predict_ends: bool = False) -> MemoryContext:
+        return MemoryContext(model, self, n_envs, predict_ends)

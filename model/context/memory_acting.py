@@ -1,0 +1,218 @@
+"""Acting with memory: cached keys and values that age, nothing is encoded anew.
+
+Letters in shapes: N environments, M memory_regions, K summary tokens, T tokens per region, C new tokens, D embedding.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.tokens import TokenType
+
+
+def pair_to_merge(levels: list[int], memory_regions: int) -> int | None:
+    """Where the two oldest neighbours of the same level stand, if there are more nodes than may be kept.
+
+    Where no two neighbours are of the same level, the two oldest ones are merged.
+    """
+    if len(levels) <= memory_regions:
+        return None
+    pairs = [i for i in range(len(levels) - 1) if levels[i] == levels[i + 1]]
+    return pairs[0] if pairs else 0
+
+
+class MemoryContext:
+    """What the model sees in each of N environments: its own region, the previous one, and summaries of older ones.
+
+    `observe` and `record` alternate, as in RollingContext. The cache has slots for M + 1 summaries of K tokens,
+    for the previous region and for the current one.
+
+    Args:
+        model, predict_ends: as in RollingContext.
+        context: the strategy, a Memory.
+    """
+
+    def __init__(self, model: nn.Module, context: nn.Module, n_envs: int, predict_ends: bool = False):
+        self.model, self.context, self.predict_ends = model, context, predict_ends
+        self.N, self.K, self.T, self.M = n_envs, context.n_summary, context.n_positions, context.memory_regions
+        trunk, self.device = model.transformer, model.device
+        width = model.config["n_embd"] // trunk.n_head
+        self.first_previous = (self.M + 1) * self.K if self.M else 0  # slots of the previous region ...
+        self.first_own = self.first_previous + self.T  # ... and of the current one
+        shape = (2, trunk.n_layer, n_envs, trunk.n_head, self.first_own + self.T, width)
+        self.cache = torch.zeros(shape, device=self.device)  # keys and values
+        self.levels: list[list[int]] = [[] for _ in range(n_envs)]  # of the summaries, oldest first
+        self.previous_length = torch.zeros(n_envs, dtype=torch.long)  # tokens
+        self.own_length = torch.zeros(n_envs, dtype=torch.long)
+        self.region_lengths = torch.zeros(n_envs, 2, dtype=torch.long)  # steps of the previous and the current region
+        self.ended = torch.ones(n_envs, dtype=torch.bool)
+        self.newest: dict[str, Tensor] = {}
+        self.waited, self.longest_wait = torch.zeros(n_envs), torch.zeros(n_envs)
+        self.rewarded = torch.zeros(n_envs, dtype=torch.bool)
+        self.ages = torch.zeros(n_envs, self.first_own + self.T, dtype=torch.long)  # -1 is hidden
+
+    @property
+    def n_steps(self) -> Tensor:
+        """(N,) raw steps that each context holds."""
+        return self.region_lengths.sum(1)
+
+    def observe(self, observations: Tensor) -> Tensor:
+        """Take the newest observations, (N, O); return the features to act from, (N, D)."""
+        begins = self.ended.nonzero()[:, 0]
+        if len(begins):
+            self._finish_regions(begins[self.own_length[begins] > 0])
+            self._append(begins, self._special(TokenType.COMPRESS_START, 0, len(begins)))
+        self.region_lengths[:, 1] += 1
+        assert int(self.n_steps.max()) <= 2 * self.context.region_capacity, "more raw steps than two regions"
+        everyone = torch.arange(self.N)
+        features = self._append(everyone, self._embed_step(observations))[:, 0]
+        self.ended = self.region_lengths[:, 1] == self.context.region_capacity
+        if self.predict_ends:
+            self.ended |= (self.model.pred_token_type(features).argmax(-1) == TokenType.COMPRESS_END).cpu()
+        return features
+
+    def record(self, actions: Tensor, rewards: Tensor, dones: Tensor) -> np.ndarray:
+        """Take what followed the observation, (N,) each or (N, A) actions; return where a region ended, (N,)."""
+        taken = {"actions": actions, "rewards": rewards, "dones": dones}
+        self.newest = {name: values.to(self.device) for name, values in taken.items()}
+        self.waited += 1
+        paid = (rewards != 0).cpu()
+        self.longest_wait = torch.where(paid, torch.maximum(self.longest_wait, self.waited), self.longest_wait)
+        self.rewarded |= paid
+        self.waited[paid | dones.bool().cpu()] = 0
+        return self.ended.numpy().copy()
+
+    def seeks_reward(self, patience: float | None) -> Tensor:
+        """As in RollingContext; a memory forgets no reward."""
+        if patience is None:
+            return (~self.rewarded).to(self.device)
+        return (self.waited + 1 > patience * self.longest_wait).to(self.device)
+
+    def _embed_step(self, observations: Tensor) -> Tensor:
+        """(N, 1, D) the newest step's token."""
+        first = self.region_lengths[:, 1] == 1
+        if self.newest:
+            before = {name: values[:, None] for name, values in self.newest.items()}
+            known = self.newest["dones"].bool().cpu() if self.context.blank_starts else torch.ones(self.N).bool()
+            starts = (first & ~known)[:, None].to(self.device)
+        else:
+            space, starts = self.model.config["action_space"], torch.ones(self.N, 1, device=self.device).bool()
+            entries = space["sizes"] if space["kind"] == "continuous" else []
+            before = {name: torch.zeros(self.N, 1, device=self.device) for name in ("rewards", "dones")}
+            before["actions"] = torch.zeros(self.N, 1, *entries, device=self.device)
+        x = self.model.embed_steps(observations[:, None], **before, starts=starts)
+        positions = self.region_lengths[:, 1:].to(self.device)
+        return x + self.model.embed_place(torch.full_like(positions, TokenType.TRANSITION), positions)
+
+    def _special(self, kind: int, position: int, n: int, token: Tensor | None = None) -> Tensor:
+        """(n, 1, D) tokens that are no steps."""
+        tokens = {
+            TokenType.COMPRESS_START: self.model.compress_start_token,
+            TokenType.COMPRESS_END: self.model.compress_end_token,
+        }
+        place = self.model.embed_place(
+            torch.tensor(kind, device=self.device), torch.tensor(position, device=self.device)
+        )
+        return (place + tokens.get(kind, 0)).expand(n, 1, -1)
+
+    def _summary(self, level: int, n: int) -> Tensor:
+        """(n, K, D) summary tokens."""
+        kind, first = self.context.type_of(level), self.context.region_capacity + 2
+        return torch.cat([self._special(kind, first + i, n) for i in range(self.K)], dim=1)
+
+    def _finish_regions(self, envs: Tensor) -> None:
+        """The current region of `envs` becomes the previous one, which becomes a summary of its own."""
+        if not len(envs):
+            return
+        n, end = len(envs), self.context.region_capacity + 1
+        self._append(envs, torch.cat([self._special(TokenType.COMPRESS_END, end, n), self._summary(1, n)], dim=1))
+        has_older = envs[self.previous_length[envs] > 0]
+        if self.M and len(has_older):
+            self._keep_summaries(has_older)
+        self.cache[:, :, envs, :, self.first_previous : self.first_own] = self.cache[:, :, envs, :, self.first_own :]
+        self.previous_length[envs], self.own_length[envs] = self.own_length[envs], 0
+        self.region_lengths[envs, 0], self.region_lengths[envs, 1] = self.region_lengths[envs, 1], 0
+        self._set_ages(envs)
+
+    def _keep_summaries(self, envs: Tensor) -> None:
+        """The summary tokens of the previous region go to the memory, and pairs of old ones are merged."""
+        K = self.K
+        for env in envs.tolist():
+            last = self.first_previous + int(self.previous_length[env])
+            slot = len(self.levels[env]) * K
+            self.cache[:, :, env, :, slot : slot + K] = self.cache[:, :, env, :, last - K : last]
+            self.levels[env].append(1)
+        while True:
+            at = {env: pair_to_merge(self.levels[env], self.M) for env in envs.tolist()}
+            groups: dict[tuple[int, int], list[int]] = {}
+            for env, pair in at.items():
+                if pair is not None:
+                    level = max(self.levels[env][pair : pair + 2]) + 1
+                    groups.setdefault((pair, level), []).append(env)
+            if not groups:
+                return
+            for (pair, level), members in groups.items():
+                self._merge(torch.tensor(members), pair, level)
+
+    def _merge(self, envs: Tensor, pair: int, level: int) -> None:
+        """Summaries `pair` and `pair` + 1 of `envs` become one of `level`."""
+        K, slots = self.K, slice(pair * self.K, (pair + 2) * self.K)
+        made = torch.zeros(
+            2, *self.cache.shape[1:2], len(envs), self.cache.shape[3], K, self.cache.shape[5], device=self.device
+        )
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            made[0, layer], made[1, layer] = k, v
+            keys, values = (
+                torch.cat([old[layer, envs][:, :, slots], new], dim=2) for old, new in zip(self.cache, (k, v))
+            )
+            return F.scaled_dot_product_attention(q, keys, values)
+
+        self.model.transformer(self._summary(level, len(envs)), attend)
+        rest = self.cache[:, :, envs, :, slots.stop : self.first_previous].clone()
+        self.cache[:, :, envs, :, pair * K : (pair + 1) * K] = made
+        self.cache[:, :, envs, :, (pair + 1) * K : self.first_previous - K] = rest
+        for env in envs.tolist():
+            self.levels[env][pair : pair + 2] = [level]
+
+    def _set_ages(self, envs: Tensor) -> None:
+        """What every slot of `envs` counts as, until their next region ends; -1 hides it."""
+        n_ages = self.context.age_bias.shape[-1]
+        for env in envs.tolist():
+            n = len(self.levels[env])
+            of_summaries = [min(2 + n - 1 - i, n_ages - 1) for i in range(n)] + [-1] * (
+                self.first_previous // max(1, self.K) - n
+            )
+            self.ages[env, : self.first_previous] = torch.tensor(of_summaries, dtype=torch.long).repeat_interleave(
+                self.K
+            )
+        slot = torch.arange(self.T)
+        self.ages[envs, self.first_previous : self.first_own] = torch.where(
+            slot < self.previous_length[envs, None], 1, -1
+        )
+
+    def _append(self, envs: Tensor, x: Tensor) -> Tensor:
+        """Add C tokens, (N', C, D), to the current region of `envs`, and return their features."""
+        C, at = x.shape[1], self.own_length[envs]  # (N',)
+        if not self.own_length.any() and not self.previous_length.any():
+            self._set_ages(envs)
+        stop = self.first_own + int(at.max()) + C
+        ages = self.ages[envs, :stop].to(self.device)
+        hidden = (ages < 0)[:, None].expand(-1, C, -1).clone()  # (N', C, slots)
+        newest = at[:, None] + torch.arange(C)  # (N', C) place of each new token in its region
+        hidden[:, :, self.first_own :] = (torch.arange(stop - self.first_own) > newest[:, :, None]).to(self.device)
+        row, place = envs[:, None].expand(-1, C), self.first_own + newest
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = self.cache[0, layer], self.cache[1, layer]
+            keys[row, :, place], values[row, :, place] = k.transpose(1, 2), v.transpose(1, 2)
+            bias = self.context.age_bias[layer][:, ages.clamp(min=0)].transpose(0, 1)[:, :, None]  # (N', H, 1, slots)
+            bias = bias.masked_fill(hidden[:, None], -torch.inf)
+            return F.scaled_dot_product_attention(q, keys[envs, :, :stop], values[envs, :, :stop], attn_mask=bias)
+
+        features = self.model.transformer(x, attend)
+        self.own_length[envs] += C
+        return features

@@ -1,0 +1,87 @@
+"""Context with memory: the plan of merges, one pass equal to acting, and nothing older or later is seen."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_file
+from test_context import N_ENVS, random_model, random_steps
+
+from dataset import ADDataset
+from history.format import history_path
+from model.context.memory import make_plan
+
+MEMORY = ["use_compressed_context=true", "context=memory", "compress_interval=4", "n_summary=2", "history_regions=9"]
+
+
+def test_the_plan_merges_the_oldest_neighbours_of_a_level():
+    plan = make_plan(9, 3)
+    assert plan.visible[:6] == ((), (), (0,), (0, 1), (0, 1, 2), (9, 2, 3))  # node 9 stands for 0 and 1
+    assert plan.children == ((0, 1), (2, 3), (9, 10), (4, 5)) and plan.levels[9:] == (2, 2, 3, 2)
+    assert all(len(seen) <= 3 for seen in plan.visible) and make_plan(5, 0).visible == ((),) * 5
+    long = make_plan(400, 6)
+    assert max(map(len, long.visible)) <= 6 and max(long.levels) >= 7  # coarser and coarser
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("memory_regions", [0, 1, 2, 3, 20])
+def test_acting_equals_one_pass_over_the_history(memory_regions):
+    model = random_model(*MEMORY, f"memory_regions={memory_regions}")
+    torch.nn.init.normal_(model.context.age_bias)
+    steps, n_steps = list(random_steps(36, episode=5)), 36
+    observations, actions, rewards, dones = (torch.stack(values, dim=1) for values in zip(*steps))
+    context, features = model.context.rolling(model, N_ENVS), []
+    for observation, *results in steps:
+        features.append(context.observe(observation))
+        context.record(*results)
+    starts = torch.zeros(N_ENVS, n_steps, dtype=torch.bool)
+    starts[:, 4::4] = ~dones[:, 3:-1:4]
+    starts[:, 0] = True
+    batch = {"observations": observations, "actions": actions, "rewards": rewards, "dones": dones, "starts": starts}
+    x, layout = model.embed_window(batch | {"region_lengths": torch.full((N_ENVS, 9), 4)})
+    together = model.context.read(model.transformer, x)
+    token = (layout.types[0] == 0).nonzero()[:, 0]
+    assert layout.steps[0, token].tolist() == list(range(36))
+    torch.testing.assert_close(torch.stack(features, dim=1), together[:, token], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_environments_end_regions_where_they_like():
+    """What one environment sees does not depend on where the others are."""
+    model = random_model(*MEMORY, "memory_regions=2")
+    together, alone = model.context.rolling(model, N_ENVS), [model.context.rolling(model, 1) for _ in range(N_ENVS)]
+    rng = np.random.default_rng(3)
+    for observations, *results in random_steps(60):
+        features = together.observe(observations)
+        ends = torch.from_numpy(rng.random(N_ENVS) < 0.2) | together.ended
+        together.ended = ends
+        together.record(*results)
+        for i, context in enumerate(alone):
+            own = context.observe(observations[i : i + 1])
+            torch.testing.assert_close(own[0], features[i], atol=1e-5, rtol=1e-4)
+            context.ended = ends[i : i + 1]
+            context.record(*(values[i : i + 1] for values in results))
+    assert len(set(map(tuple, together.levels))) >= 1 and max(map(len, together.levels)) <= 2
+
+
+def test_a_history_makes_progress_only_where_there_is_a_reason(tmp_path):
+    model = random_model(*MEMORY, "histories=causal", "region_stride=1")
+    interval, n_steps = 12, 120
+    rewards = np.zeros((n_steps, 4), dtype=np.float32)
+    rewards[24:, 1] = 1.0  # only stream 1 is ever paid, from the third rollout on
+    write_file(
+        history_path(model.config, tmp_path), model.config | {"compress_interval": 12}, n_steps, 4, rewards=rewards
+    )
+    dataset = ADDataset(model.config, tmp_path, "train")
+    histories = dataset.timeline.histories
+    starts, streams = histories.draw(np.zeros(500, dtype=int), 9, np.random.default_rng(0))
+    rollouts = starts // interval
+    moved = np.diff(rollouts, axis=1) > 0
+    paid = (streams[:, :-1] == 1) & (rollouts[:, :-1] >= 2)
+    last = rollouts[:, :-1] == n_steps // interval - 1
+    assert (moved == (paid & ~last)).all() or (moved <= paid).all()
+    assert (starts % 4 == 0).all() and (np.diff(rollouts, axis=1) >= 0).all()
+    batch = dataset.sample_batch(16, np.random.default_rng(0))
+    assert batch["rewards"].shape == (16, 36) and batch["region_lengths"].shape == (16, 9)
+    losses = model(batch)
+    losses["loss_total"].backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
