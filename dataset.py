@@ -126,7 +126,9 @@ class ADDataset(Dataset):
             raise InputError(f"mode '{mode}' has no tasks, since train_env_ratio is {self.config['train_env_ratio']}")
         path = history_path(self.config, traj_dir)
         self.context = make_context(self.config)
-        interval = self.config["rollout_length" if self.context.draws_histories else "compress_interval"]
+        self.draws_histories = self.context.draws_histories or self.config["histories"] == "causal"
+        interval = self.config["rollout_length" if self.draws_histories else "compress_interval"]
+        interval = interval or self.config["compress_interval"]
         checked = self.config | {"compress_interval": interval}  # the length of the file's own regions
         self.history = HistoryFile(path, checked, self.tasks, n_stream, source_timesteps)
         self.arrays, self.n_streams = self.history.arrays, self.history.n_streams
@@ -167,14 +169,20 @@ class ADDataset(Dataset):
             spans[task, : len(of_task)] = np.array(of_task).reshape(-1, 2)
         starts, stops = spans[..., 0], spans[..., 1]
         self.timeline = Timeline(self.history.task_steps, n_regions, starts, stops - starts, stride)
-        if self.context.draws_histories:
+        if self.draws_histories and knows_rollouts:
             self.timeline.histories = self._make_histories(spans)
+        elif self.draws_histories:
+            self._warn("its rollouts are not marked: histories: every is used")
         places = self.context.n_places(self.timeline)
         self.n_samples = np.concatenate([[0], np.cumsum(places * self.n_streams)])
 
     def _make_histories(self, spans: np.ndarray) -> Histories:
         """What puts training histories together, from the (tasks, regions, 2) starts and stops of the rollouts."""
         length, interval = self.config["rollout_length"], self.config["compress_interval"]
+        if length % interval:
+            raise InputError(
+                f"compress_interval {interval}: expected {length}, the rollouts' length, or a divisor of it"
+            )
         n_whole = (spans[..., 1] - spans[..., 0] == length).sum(axis=1)
         if not n_whole.all():
             raise InputError(f"{self.history.path}: a task has no whole rollout of {length} steps; collect it again")
@@ -212,8 +220,8 @@ class ADDataset(Dataset):
         With `mix_streams` the regions of a window come from random streams of the task: these share one
         policy, so each shows equally well what the policy did in that rollout.
         """
-        draws = self.mix_streams or self.context.draws_histories
-        batch = self.batch(rng.integers(len(self), size=batch_size), rng if draws else None)
+        is_random = self.mix_streams or self.draws_histories
+        batch = self.batch(rng.integers(len(self), size=batch_size), rng if is_random else None)
         if not self.config["dense_supervision"]:
             # One random step is the query; the model is causal, so what follows it is not seen
             n_targets = batch["region_lengths"].sum(1) - batch["target_from"]

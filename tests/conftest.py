@@ -34,7 +34,11 @@ def tiny_config(*overrides: str) -> dict:
     """A complete config of the tiny family, as train.py hands it to the model."""
     config = load_config(DEFAULT_CONFIG, [*TINY_ENV, *TINY_SOURCE, *TINY_MODEL, *overrides])
     blank = config["region_stride"] > 1 or config["mix_streams"]
-    return config | env.describe_spaces(config) | {"with_dones": True, "blank_starts": blank, "rollout_length": config["n_steps"]}
+    return (
+        config
+        | env.describe_spaces(config)
+        | {"with_dones": True, "blank_starts": blank, "rollout_length": config["n_steps"]}
+    )
 
 
 @pytest.fixture(scope="session")

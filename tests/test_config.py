@@ -76,7 +76,7 @@ def test_the_defaults_are_those_of_the_shipped_files():
 def test_a_key_that_nothing_reads_is_refused():
     standard = DEFAULT_CONFIG | {"model": "config/model/ad_dr.yaml"}
     for paths, setting in ((standard, "boundaries=predicted"), (DEFAULT_CONFIG, "kept_fraction=0.3")):
-        with pytest.raises(InputError, match=f"{setting.partition('=')[0]}: .* does not read it, only .* does"):
+        with pytest.raises(InputError, match=f"{setting.partition('=')[0]}: .* does not read it, only "):
             load_config(paths, [setting])
     load_config(standard, ["boundaries=fixed"])  # what it would be anyway is no contradiction
     config = complete_config(load_config(standard) | {"observation_space": {}}, "ckpt-1.pt")

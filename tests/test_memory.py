@@ -85,3 +85,21 @@ def test_a_history_makes_progress_only_where_there_is_a_reason(tmp_path):
     losses = model(batch)
     losses["loss_total"].backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "settings", [["use_compressed_context=true"], ["use_compressed_context=false", "n_transit=30"]]
+)
+def test_other_contexts_take_pieces_of_causal_histories(tmp_path, settings):
+    model = random_model(*settings, "histories=causal", "history_regions=6", "region_stride=1")
+    write_file(history_path(model.config, tmp_path), model.config, 120, 4)
+    batch = ADDataset(model.config, tmp_path, "train").sample_batch(64, np.random.default_rng(0))
+    rewards = batch["rewards"].numpy().astype(int)
+    rollouts, streams = rewards % 10_000 // 10 // 12, rewards % 10
+    n_steps = batch["region_lengths"].sum(1).numpy()
+    assert rewards.shape[1] in (24, 30) and (n_steps == (30 if model.context.n_regions == 1 else n_steps)).all()
+    for row in range(64):
+        parts = [slice(start, min(start + 12, n_steps[row])) for start in range(0, n_steps[row], 12)]
+        assert all(len(set(rollouts[row, part])) == len(set(streams[row, part])) == 1 for part in parts)
+        assert (np.diff([rollouts[row, part.start] for part in parts]) >= 0).all()
+    assert torch.isfinite(model(batch)["loss_total"])

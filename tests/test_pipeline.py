@@ -20,6 +20,7 @@ from files import InputError, WriteError
 from utils import ROOT
 
 TINY = set_flags(*TINY_ENV, *TINY_SOURCE, *TINY_MODEL)
+MEMORY = "config/model/ad_dr_memory.yaml"
 pytestmark = pytest.mark.slow
 
 
@@ -285,7 +286,7 @@ def test_evaluations_with_other_settings_keep_both_files(tiny_histories, tmp_pat
 
 def test_predicted_boundaries_need_compressed_context(tiny_histories, tmp_path):
     path = train_in(tmp_path, tiny_histories, config="config/model/ad_dr.yaml")[-1]
-    with pytest.raises(InputError, match="boundaries: window does not read it, only regions does"):
+    with pytest.raises(InputError, match="boundaries: window does not read it, only regions"):
         evaluate.main(["--ckpt", str(path), "--boundaries", "predicted"])
 
 
@@ -304,3 +305,16 @@ def test_results_that_cannot_be_written_are_told_before_the_work(tiny_histories,
     monkeypatch.setattr(evaluate, "evaluate_tasks", None)  # it must not come to that
     with pytest.raises(WriteError, match="nothing can be written there"):
         evaluate.main(["--ckpt", str(path), "--out", str(tmp_path / "file" / "results")])
+
+
+def test_memory_goes_through_all_scripts_and_resumes(tiny_histories, tmp_path):
+    settings = ["compress_interval=6", "history_regions=5", "memory_regions=2", "n_summary=2", "train_batch_size=8"]
+    straight, halves = (train_in(tmp_path / name, tiny_histories, *settings, config=MEMORY) for name in ("one", "two"))
+    halves[-1].unlink()  # as if killed after update 10
+    resumed = train_in(tmp_path / "two", tiny_histories, *settings, config=MEMORY)[-1]
+    for name, weights in load_checkpoint(straight[-1])["model"].items():
+        assert torch.equal(weights, load_checkpoint(resumed)["model"][name]), name
+    for flags in ([], ["--boundaries", "predicted"], ["--render"]):
+        assert evaluate_in(resumed, "--episodes", "9", "--repeats", "2", *flags)["returns"].shape == (1, 2, 9)
+    with pytest.raises(InputError, match="compress_interval 5 must be n_steps 12, or divide it"):
+        train_in(tmp_path / "three", tiny_histories, *settings, "compress_interval=5", config=MEMORY)

@@ -25,7 +25,7 @@ class Timeline:
 
     n_steps: (tasks,) steps per stream. region_starts, region_lengths: (tasks, regions), 0 beyond n_regions,
     which is (tasks,); empty where rollouts are not known. stride: a window's next region is this many rollouts later.
-    histories: puts training histories together, for strategies that ask for it.
+    histories: puts training histories together; None where windows are cut from every `stride`-th rollout.
     """
 
     n_steps: np.ndarray
@@ -61,7 +61,8 @@ class Context(nn.Module):
     Attributes:
         keys: further config keys, for a strategy that is named as `module:Class`.
         marks_regions: whether marker tokens stand around regions, so that the token-type head is trained.
-        draws_histories: whether windows are whole histories, which `timeline.histories` puts together.
+        draws_histories: whether windows are whole histories; else they are pieces of causal ones, or of `every`
+            `region_stride`-th rollout.
         n_types: rows of the token-type embedding.
         n_regions: R, regions per window.
         region_capacity: the most steps of one region.

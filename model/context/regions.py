@@ -24,7 +24,7 @@ class Regions(Context):
         self.n_regions, self.region_capacity = config["context_regions"], config["compress_interval"]
         self.n_positions = self.n_regions * (self.region_capacity + 2)
         self.n_tokens = self.n_positions - 1  # the current region is open
-        self.blank_starts = config["blank_starts"]
+        self.blank_starts, self.history_regions = config["blank_starts"], config["history_regions"]
 
     @classmethod
     def problems(cls, config: dict) -> list[str]:
@@ -46,16 +46,30 @@ class Regions(Context):
         return 1 + np.maximum(0, timeline.n_regions - timeline.stride)
 
     def cut(self, timeline: Timeline, tasks: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> Windows:
-        """A current region behind those that are `stride`, 2 `stride`, ... rollouts older.
+        """A current region behind those that are `stride`, 2 `stride`, ... rollouts older, or in causal histories
+        behind those that a history has before it.
 
         The first region of a history has no previous region.
         """
+        if timeline.histories:
+            return self._cut_from_histories(timeline, tasks, rng)
         current = places if self.n_regions == 1 else np.where(places == 0, 0, places + timeline.stride - 1)
         regions = current[:, None] - timeline.stride * np.arange(self.n_regions - 1, -1, -1)  # (B, R), oldest first
         exists, regions, task_column = regions >= 0, np.maximum(regions, 0), tasks[:, None]
         lengths = np.where(exists, timeline.region_lengths[task_column, regions], 0)
-        starts = timeline.region_starts[task_column, regions]
+        return self._windows(timeline.region_starts[task_column, regions], lengths)
 
+    def _cut_from_histories(self, timeline: Timeline, tasks: np.ndarray, rng: np.random.Generator) -> Windows:
+        starts, streams = timeline.histories.draw(tasks, self.history_regions, rng)
+        current = rng.integers(self.history_regions, size=len(tasks))
+        regions = current[:, None] - np.arange(self.n_regions - 1, -1, -1)  # (B, R), oldest first
+        lengths, regions = np.where(regions >= 0, self.region_capacity, 0), np.maximum(regions, 0)
+        windows = self._windows(np.take_along_axis(starts, regions, axis=1), lengths)
+        windows.streams = np.take_along_axis(streams, regions, axis=1)
+        return windows
+
+    def _windows(self, starts: np.ndarray, lengths: np.ndarray) -> Windows:
+        """Windows whose regions begin at steps `starts` and have `lengths` steps, (B, R) each."""
         ends = lengths.cumsum(axis=1)
         step = np.arange(ends[:, -1].max())  # (L,) index within the window
         region = np.minimum((step[None, :, None] >= ends[:, None, :]).sum(axis=-1), self.n_regions - 1)  # (B, L)

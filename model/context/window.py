@@ -22,6 +22,7 @@ class Window(Context):
     def __init__(self, config: dict):
         super().__init__()
         self.n_transit, self.interval = config["n_transit"], config["compress_interval"]
+        self.history_regions = config["history_regions"]
         self.region_capacity = self.n_positions = self.n_tokens = self.n_transit
         self.n_kept = min(max(1, int(self.n_transit * config["kept_fraction"])), self.n_transit - 1)
 
@@ -36,6 +37,8 @@ class Window(Context):
         A window that starts with the history has targets everywhere; a later one only where evaluation,
         which keeps `kept_fraction` of the window when it rolls, would act.
         """
+        if timeline.histories:
+            return self._cut_from_histories(timeline, tasks, rng)
         n_transit, interval, stride = self.n_transit, self.interval, timeline.stride
         last = np.where(places < interval, places, places + (stride - 1) * interval)
         offset = last // interval % stride  # which of the thinned histories the last step belongs to
@@ -57,6 +60,24 @@ class Window(Context):
             valid=step < lengths[:, None],
             region_lengths=lengths[:, None],
             target_from=np.where(start == 0, at_start, self.n_kept),
+        )
+
+    def _cut_from_histories(self, timeline: Timeline, tasks: np.ndarray, rng: np.random.Generator) -> Windows:
+        """Up to `n_transit` steps that follow each other in a causal history, from a region's start on."""
+        starts, streams = timeline.histories.draw(tasks, self.history_regions, rng)
+        n_parts = min(-(-self.n_transit // self.interval), self.history_regions)
+        first = rng.integers(self.history_regions - n_parts + 1, size=len(tasks))[:, None]  # region
+        chosen, step = first + np.arange(n_parts), np.arange(min(self.n_transit, n_parts * self.interval))
+        parts = np.broadcast_to(step // self.interval, (len(tasks), len(step)))
+        times = np.take_along_axis(np.take_along_axis(starts, chosen, axis=1), parts, axis=1) + step % self.interval
+        return Windows(
+            times=times,
+            parts=parts,
+            n_parts=n_parts,
+            valid=np.ones_like(times, dtype=bool),
+            region_lengths=np.full((len(tasks), 1), len(step)),
+            target_from=np.where(first[:, 0] == 0, 0, min(self.n_kept, len(step) - 1)),
+            streams=np.take_along_axis(streams, chosen, axis=1),
         )
 
     def layout(self, region_lengths: torch.Tensor) -> Layout:
