@@ -32,7 +32,12 @@ from utils import n_cores
 def default_config(*overrides: str) -> Config:
     """The shipped Darkroom config, as train.py makes it effective."""
     config = load_config(DEFAULT_CONFIG, list(overrides))
-    facts = {"with_dones": True, "blank_starts": True, "compress_interval": config["n_steps"], "rollout_length": config["n_steps"]}
+    facts = {
+        "with_dones": True,
+        "blank_starts": True,
+        "compress_interval": config["n_steps"],
+        "rollout_length": config["n_steps"],
+    }
     return Config(config | env.describe_spaces(config) | facts)
 
 

@@ -107,7 +107,7 @@ class AD(Model):
             `loss_token_type`, `acc_token_type` and `recall_compress_end` (NaN if no region ends here).
         """
         x, layout = self.embed_window(batch)
-        features = self.context.read(self.transformer, x)
+        features = self.context.read(self.transformer, x, layout)
         result = self._action_losses(features, layout, batch)
         if not self.context.marks_regions:
             return result | {"loss_total": result["loss_action"]}

@@ -38,7 +38,7 @@ def test_acting_equals_one_pass_over_the_history(memory_regions):
     starts[:, 0] = True
     batch = {"observations": observations, "actions": actions, "rewards": rewards, "dones": dones, "starts": starts}
     x, layout = model.embed_window(batch | {"region_lengths": torch.full((N_ENVS, 9), 4)})
-    together = model.context.read(model.transformer, x)
+    together = model.context.read(model.transformer, x, layout)
     token = (layout.types[0] == 0).nonzero()[:, 0]
     assert layout.steps[0, token].tolist() == list(range(36))
     torch.testing.assert_close(torch.stack(features, dim=1), together[:, token], atol=1e-5, rtol=1e-4)

@@ -98,7 +98,7 @@ class Context(nn.Module):
         """Lay out the tokens of windows with regions of (B, R) environment steps; zeros come first."""
         raise NotImplementedError
 
-    def read(self, trunk: nn.Module, x: Tensor) -> Tensor:
+    def read(self, trunk: nn.Module, x: Tensor, layout: Layout) -> Tensor:
         """(B, T, D) embedded windows to features; the trunk's own attention is causal."""
         return trunk(x)
 

@@ -62,6 +62,35 @@ def make_plan(n_regions: int, memory_regions: int) -> Plan:
     return Plan(tuple(levels), tuple(children), tuple(visible))
 
 
+@lru_cache(maxsize=64)
+def make_masks(R: int, room: int, T: int, K: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What regions see, (R, T, S K + 2 T), 0 or -inf; the age of it, (R, S K + 2 T); what merged nodes see, (.., S K)."""
+    plan = make_plan(R, room)
+    S = len(plan.levels)
+    sees, ages = torch.zeros(R, T, S * K + 2 * T, dtype=torch.bool), torch.zeros(R, S * K + 2 * T, dtype=torch.long)
+    for region, visible in enumerate(plan.visible):
+        for back, node in enumerate(reversed(visible)):
+            sees[region, :, node * K : (node + 1) * K] = True
+            ages[region, node * K : (node + 1) * K] = min(PREVIOUS + 1 + back, N_AGES - 1)
+    sees[1:, :, S * K : S * K + T] = True
+    ages[:, S * K : S * K + T] = PREVIOUS
+    sees[:, :, S * K + T :] = torch.ones(T, T).tril().bool()
+    merging = torch.zeros(S - R, K, S, K, dtype=torch.bool)
+    for number, children in enumerate(plan.children):
+        for node in (*children, R + number):
+            merging[number, :, node] = True
+    merging = merging.reshape((S - R) * K, S * K)
+    hide = [torch.zeros(mask.shape).masked_fill(~mask, -torch.inf) for mask in (sees, merging)]
+    return hide[0], ages, hide[1]
+
+
+@dataclass
+class MemoryLayout(Layout):
+    """A layout with `room` for so many summaries of older regions."""
+
+    room: int
+
+
 class Memory(Context):
     """The previous and the current region of `compress_interval` steps, and summaries of all older ones."""
 
@@ -103,10 +132,17 @@ class Memory(Context):
             streams=streams,
         )
 
-    def layout(self, region_lengths: Tensor) -> Layout:
-        """R blocks of T tokens, then K tokens for each merged node; all regions are full."""
+    def layout(self, region_lengths: Tensor) -> MemoryLayout:
+        """R blocks of T tokens, then K tokens for each merged node; all regions are full.
+
+        In training every batch has room for another number of summaries, up to `memory_regions`: with little room the
+        model merges again and again, as it has to in a life much longer than a training history.
+        """
         (B, R), L, K = region_lengths.shape, self.region_capacity, self.n_summary
-        levels = make_plan(R, self.memory_regions).levels[R:]
+        room = self.memory_regions
+        if self.training and room:
+            room = int(torch.randint(1, room + 1, ()))
+        levels = make_plan(R, room).levels[R:]
         types = torch.tensor([TokenType.COMPRESS_START, *[0] * L, TokenType.COMPRESS_END, *[self.type_of(1)] * K])
         merged = torch.tensor([self.type_of(level) for level in levels], dtype=torch.long).repeat_interleave(K)
         positions, summary = torch.arange(self.n_positions), torch.arange(L + 2, L + 2 + K)
@@ -121,16 +157,16 @@ class Memory(Context):
             "next_types": F.pad(following.repeat(R), (0, len(merged)), value=IGNORE),
         }
         rows = {name: row.to(region_lengths.device).expand(B, -1) for name, row in rows.items()}
-        return Layout(**rows, valid=torch.ones_like(rows["types"], dtype=torch.bool))
+        return MemoryLayout(**rows, valid=torch.ones_like(rows["types"], dtype=torch.bool), room=room)
 
     def type_of(self, level: int) -> int:
         """The token type of a summary."""
         return len(TokenType) - 1 + min(level, N_LEVELS)
 
-    def read(self, trunk: nn.Module, x: Tensor) -> Tensor:
+    def read(self, trunk: nn.Module, x: Tensor, layout: MemoryLayout) -> Tensor:
         """(B, tokens, D) to features: all regions of the histories in one pass."""
         R, T, K = self.n_regions, self.n_positions, self.n_summary
-        seen, ages, merging = self._masks(x.device)
+        seen, ages, merging = (mask.to(x.device) for mask in make_masks(R, layout.room, T, K))
 
         def regions(z: Tensor) -> Tensor:
             return z[:, :, : R * T].unflatten(2, (R, T))  # (B, H, R, T, width)
@@ -158,27 +194,6 @@ class Memory(Context):
             return torch.cat([out, merged], dim=2)
 
         return trunk(x, attend)
-
-    def _masks(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """What regions see, (R, T, S K + 2 T), 0 or -inf; the age of it, (R, S K + 2 T); what merged nodes see, (.., S K)."""
-        R, T, K = self.n_regions, self.n_positions, self.n_summary
-        plan = make_plan(R, self.memory_regions)
-        S = len(plan.levels)
-        sees, ages = torch.zeros(R, T, S * K + 2 * T, dtype=torch.bool), torch.zeros(R, S * K + 2 * T, dtype=torch.long)
-        for region, visible in enumerate(plan.visible):
-            for back, node in enumerate(reversed(visible)):
-                sees[region, :, node * K : (node + 1) * K] = True
-                ages[region, node * K : (node + 1) * K] = min(PREVIOUS + 1 + back, N_AGES - 1)
-        sees[1:, :, S * K : S * K + T] = True
-        ages[:, S * K : S * K + T] = PREVIOUS
-        sees[:, :, S * K + T :] = torch.ones(T, T).tril().bool()
-        merging = torch.zeros(S - R, K, S, K, dtype=torch.bool)
-        for number, children in enumerate(plan.children):
-            for node in (*children, R + number):
-                merging[number, :, node] = True
-        merging = merging.reshape((S - R) * K, S * K)
-        hide = [torch.zeros(mask.shape).masked_fill(~mask, -torch.inf) for mask in (sees, merging)]
-        return hide[0].to(device), ages.to(device), hide[1].to(device)
 
     # Acting ---------------------------------------------------------------------------------------
 
