@@ -18,6 +18,7 @@ from model.tokens import TokenType
 from plots.style import (
     BLUE,
     CURVES,
+    GREEN,
     GREY,
     ORANGE,
     SKY,
@@ -140,15 +141,34 @@ def _targets(sample: dict[str, Tensor]) -> tuple[np.ndarray, str]:
     return actions.reshape(len(actions), -1).numpy(), "action taken"
 
 
-def _draw_types(axes: Axes, types: np.ndarray) -> None:
-    """A strip of token types, with their legend above it."""
-    colours = ListedColormap([TYPE_COLOURS[kind] for kind in TokenType])
-    norm = BoundaryNorm(np.arange(len(TokenType) + 1) - 0.5, len(TokenType))
-    axes.imshow(types[None], aspect="auto", cmap=colours, norm=norm)
-    handles = [Patch(color=TYPE_COLOURS[kind], label=TYPE_NAMES[kind]) for kind in TokenType]
-    axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(handles))
+def _draw_types(axes: Axes, types: np.ndarray, with_legend: bool = True) -> None:
+    """A strip of token types, with their legend above it; summaries of all levels have one colour."""
+    shades = [*(TYPE_COLOURS[kind] for kind in TokenType), GREEN]
+    names = [*(TYPE_NAMES[kind] for kind in TokenType), "summary"]
+    norm = BoundaryNorm(np.arange(len(shades) + 1) - 0.5, len(shades))
+    axes.imshow(np.minimum(types, len(TokenType))[None], aspect="auto", cmap=ListedColormap(shades), norm=norm)
+    if with_legend:
+        n_shown = len(shades) if types.max() >= len(TokenType) else len(TokenType)
+        handles = [Patch(color=shade, label=name) for shade, name in zip(shades[:n_shown], names)]
+        axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(handles))
     axes.set(yticks=[])
     axes.spines[:].set_visible(False)
+
+
+@styled
+def plot_contexts(contexts: dict[str, np.ndarray]) -> Figure:
+    """What different context strategies see at one moment: a strip of token types each, on one scale, newest on the right.
+
+    Args:
+        contexts: name to (T,) token types, the one that shows most kinds first.
+    """
+    longest = max(map(len, contexts.values()))
+    figure, panels = new_figure(7.2, 0.8 * len(contexts) + 0.6, len(contexts), squeeze=False)
+    for number, (axes, (name, types)) in enumerate(zip(panels[:, 0], contexts.items())):
+        _draw_types(axes, types, with_legend=number == 0)
+        axes.set(xlim=(len(types) - longest - 0.5, len(types) - 0.5), xticks=[])
+        axes.set_title(f"{name}: {len(types)} tokens", loc="left", y=1.0 if number else 1.45)
+    return figure
 
 
 # Evaluation ---------------------------------------------------------------------------------------

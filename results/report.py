@@ -14,9 +14,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np
+import torch
 
 from config.loading import load_config
 from env import list_tasks
+from model.context import make_context
+from plots.inside import plot_contexts
 from plots.intervals import interval
 from plots.returns import plot_per_task, plot_returns
 from plots.style import save_figure
@@ -235,9 +238,29 @@ def draw_goals(goals: Scores) -> None:
     save_figure(figure, ROOT / "results" / "goals.png")
 
 
+def draw_contexts() -> None:
+    """What each context strategy shows after 210 steps of Darkroom; for docs/contexts.md."""
+    shown, n_steps = {}, 210
+    for label, name in (("memory", "dr_memory"), ("two regions", "dr_compressed"), ("plain window", "dr")):
+        config = load_config(DEFAULT_CONFIG | {"model": ROOT / f"config/model/ad_{name}.yaml"})
+        interval = config["compress_interval"] or config["n_steps"]
+        context, current = (
+            make_context(config | {"compress_interval": interval, "blank_starts": True}),
+            n_steps % interval,
+        )
+        if label == "memory":
+            types = context.shown_types(n_older=n_steps // interval - 1, n_current=current)
+        else:  # the plain window has rolled on once
+            lengths = [interval, current] if context.marks_regions else [n_steps - config["n_transit"] // 2]
+            types = context.layout(torch.tensor([lengths])).types[0]
+        shown[label] = types.numpy()
+    save_figure(plot_contexts(shown), ROOT / "docs" / "contexts.png")
+
+
 def main() -> None:
     (ROOT / "results" / "tables.md").write_text(text())
     draw_returns()
+    draw_contexts()
     goals = Scores("compressed", "all-goals")
     if goals.n_seeds:
         draw_goals(goals)

@@ -163,6 +163,13 @@ class Memory(Context):
         """The token type of a summary."""
         return len(TokenType) - 1 + min(level, N_LEVELS)
 
+    def shown_types(self, n_older: int, n_current: int) -> Tensor:
+        """(T,) token types that the newest of `n_current` steps sees, with `n_older` regions before the previous one."""
+        region = self.layout(torch.full((1, 1), self.region_capacity)).types[0]
+        plan = make_plan(n_older + 2, self.memory_regions)
+        levels = torch.tensor([self.type_of(plan.levels[node]) for node in plan.visible[-1]], dtype=torch.long)
+        return torch.cat([levels.repeat_interleave(self.n_summary), region, region[: n_current + 1]])
+
     def read(self, trunk: nn.Module, x: Tensor, layout: MemoryLayout) -> Tensor:
         """(B, tokens, D) to features: all regions of the histories in one pass."""
         R, T, K = self.n_regions, self.n_positions, self.n_summary
