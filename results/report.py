@@ -188,6 +188,23 @@ def ablations() -> str:
     return table(["change", *HEADER], rows)
 
 
+def memories() -> str:
+    """Memory, and causal histories with the other contexts; those that were run."""
+    rows = []
+    for name, label in {
+        "compressed": "two regions", "compressed-causal": "two regions, causal histories",
+        "standard-160-causal": "plain window of 160 steps, causal histories", "memory": "memory, causal histories",
+        "memory-every": "memory, every third rollout", "memory-0": "memory without summaries: carried keys alone",
+    }.items():  # fmt: skip
+        if (scores := Scores(name)).n_seeds:
+            rows.append(row(label, scores))
+    for split in (1, 2):
+        for name, label in {"compressed-split": "two regions", "memory-split": "memory, causal histories"}.items():
+            if (scores := Scores(name, splits=(split,))).n_seeds:
+                rows.append(row(f"split {split}: {label}", scores))
+    return table(["Darkroom, held-out goals", *HEADER], rows)
+
+
 def text() -> str:
     """All tables, as tables.md holds them."""
     compressed, standard = Scores("compressed"), best_standard()
@@ -213,6 +230,7 @@ def text() -> str:
     if others:
         parts.append("## Other splits, compressed\n\n" + table(["held-out goals", *HEADER], others))
     parts.append("## One change at a time\n\n" + ablations())
+    parts.append("## Memory and causal histories\n\n" + memories())
     parts.append("## Other families\n\n" + family_table())
     parts.append(family_details())
     return "\n".join(parts)

@@ -32,6 +32,7 @@ from history.format import history_path
 from scripts import DEFAULT_FAMILY, family_paths, run_script
 
 REFERENCE = ROOT / "results" / "reference" / "ckpt-800.pt"
+MEMORY = "config/model/ad_dr_memory.yaml"
 EXPLORING = {"exploring-1.0": ("--set", "exploring_temperature=1.0")}
 
 
@@ -40,6 +41,7 @@ class Setting:
     """One row of a table: the same training with several seeds, evaluated in one or more ways.
 
     family: NAME of the scripts' command line. is_standard: whether its model config is that of standard AD.
+    model: a model config in place of the family's.
     evaluations: name of a score file to further arguments of evaluate.py.
     """
 
@@ -47,6 +49,7 @@ class Setting:
     overrides: tuple[str, ...] = ()
     family: str = DEFAULT_FAMILY
     is_standard: bool = False
+    model: str | None = None
     seeds: tuple[int, ...] = (0,)
     splits: tuple[int, ...] = (0,)
     evaluations: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"default": ()})
@@ -95,6 +98,12 @@ SETTINGS = [
     Setting("token-type-weight-1", overrides=("token_type_loss_weight=1",)),
     Setting("last-step-only", overrides=("dense_supervision=false",)),
     Setting("same-stream", overrides=("mix_streams=false",)),
+    Setting("memory", model=MEMORY, seeds=(0, 1, 2, 3, 4), evaluations={"default": ("--episodes", "500")}),
+    Setting("memory-split", model=MEMORY, seeds=(0, 1, 2), splits=(1, 2)),
+    Setting("memory-every", ("histories=every",), model=MEMORY),
+    Setting("memory-0", ("memory_regions=0",), model=MEMORY),
+    Setting("compressed-causal", ("histories=causal",)),
+    Setting("standard-160-causal", ("histories=causal", "n_transit=160"), is_standard=True),
     *(setting for family in FAMILIES for setting in of_family(family)),
 ]
 
@@ -108,7 +117,7 @@ def run(setting: Setting, split: int, seed: int) -> None:
     run_dir = ROOT / "runs" / "study" / f"{setting.name}_split-{split}_seed-{seed}"
     sets = [*setting.overrides, f"train_seed={seed}", f"env_split_seed={split}", "eval_interval=1000000"]
     flags = [flag for item in sets for flag in ("--set", item)]
-    mode = ["--standard"] if setting.is_standard else []
+    mode = ["--standard"] if setting.is_standard else ["--model-config", setting.model] if setting.model else []
     call("train.py", setting.family, *mode, "--run-dir", str(run_dir), "--device", "cpu", *flags)
     newest = checkpoint_paths(run_dir)[-1]
     if (setting.name, split, seed) == ("compressed", 0, 0):
