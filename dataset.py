@@ -156,7 +156,7 @@ class ADDataset(Dataset):
             if self.history.has_markers and (stride > 1 or self.mix_streams):
                 self._warn("rollouts are not compress_interval steps long: region_stride and mix_streams are not used")
             stride, self.mix_streams = 1, False
-        else:
+        elif not self.draws_histories:
             n_before = max(1, self.context.n_regions - 1)
             longest = max(1, (max(map(len, regions)) - 1) // n_before)
             if stride > longest:
