@@ -26,12 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.context.base import Context, Timeline, Windows
-from model.context.memory_acting import MemoryContext, pair_to_merge
+from model.context.memory_acting import PREVIOUS, MemoryContext, pair_to_merge
 from model.tokens import IGNORE, Layout, TokenType
 
 N_LEVELS = 8  # with a type embedding of their own; higher ones share the last
 N_AGES = 18  # own region, previous region, then summaries from the newest on; older ones share the last
-OWN, PREVIOUS = 0, 1  # ages
 
 
 @dataclass(frozen=True)

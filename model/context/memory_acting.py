@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from model.tokens import TokenType
 
+OWN, PREVIOUS, HIDDEN = 0, 1, -1  # ages of slots; summaries count on from the previous region, the newest first
+
 
 def pair_to_merge(levels: list[int], memory_regions: int) -> int | None:
     """Where the two oldest neighbours of the same level stand, if there are more nodes than may be kept.
@@ -52,7 +54,8 @@ class MemoryContext:
         self.newest: dict[str, Tensor] = {}
         self.waited, self.longest_wait = torch.zeros(n_envs), torch.zeros(n_envs)
         self.rewarded = torch.zeros(n_envs, dtype=torch.bool)
-        self.ages = torch.zeros(n_envs, self.first_own + self.T, dtype=torch.long)  # -1 is hidden
+        self.ages = torch.full((n_envs, self.first_own + self.T), HIDDEN)  # what every slot counts as
+        self.ages[:, self.first_own :] = OWN
 
     @property
     def n_steps(self) -> Tensor:
@@ -107,7 +110,7 @@ class MemoryContext:
         positions = self.region_lengths[:, 1:].to(self.device)
         return x + self.model.embed_place(torch.full_like(positions, TokenType.TRANSITION), positions)
 
-    def _special(self, kind: int, position: int, n: int, token: Tensor | None = None) -> Tensor:
+    def _special(self, kind: int, position: int, n: int) -> Tensor:
         """(n, 1, D) tokens that are no steps."""
         tokens = {
             TokenType.COMPRESS_START: self.model.compress_start_token,
@@ -179,29 +182,21 @@ class MemoryContext:
             self.levels[env][pair : pair + 2] = [level]
 
     def _set_ages(self, envs: Tensor) -> None:
-        """What every slot of `envs` counts as, until their next region ends; -1 hides it."""
-        n_ages = self.context.age_bias.shape[-1]
+        """What the slots of `envs` count as until their next region ends."""
+        n_slots, oldest = self.first_previous // self.K, self.context.age_bias.shape[-1] - 1
         for env in envs.tolist():
             n = len(self.levels[env])
-            of_summaries = [min(2 + n - 1 - i, n_ages - 1) for i in range(n)] + [-1] * (
-                self.first_previous // max(1, self.K) - n
-            )
-            self.ages[env, : self.first_previous] = torch.tensor(of_summaries, dtype=torch.long).repeat_interleave(
-                self.K
-            )
-        slot = torch.arange(self.T)
-        self.ages[envs, self.first_previous : self.first_own] = torch.where(
-            slot < self.previous_length[envs, None], 1, -1
-        )
+            ages = [min(PREVIOUS + n - i, oldest) for i in range(n)] + [HIDDEN] * (n_slots - n)
+            self.ages[env, : self.first_previous] = torch.tensor(ages, dtype=torch.long).repeat_interleave(self.K)
+        is_held = torch.arange(self.T) < self.previous_length[envs, None]
+        self.ages[envs, self.first_previous : self.first_own] = torch.where(is_held, PREVIOUS, HIDDEN)
 
     def _append(self, envs: Tensor, x: Tensor) -> Tensor:
         """Add C tokens, (N', C, D), to the current region of `envs`, and return their features."""
         C, at = x.shape[1], self.own_length[envs]  # (N',)
-        if not self.own_length.any() and not self.previous_length.any():
-            self._set_ages(envs)
         stop = self.first_own + int(at.max()) + C
         ages = self.ages[envs, :stop].to(self.device)
-        hidden = (ages < 0)[:, None].expand(-1, C, -1).clone()  # (N', C, slots)
+        hidden = (ages == HIDDEN)[:, None].expand(-1, C, -1).clone()  # (N', C, slots)
         newest = at[:, None] + torch.arange(C)  # (N', C) place of each new token in its region
         hidden[:, :, self.first_own :] = (torch.arange(stop - self.first_own) > newest[:, :, None]).to(self.device)
         row, place = envs[:, None].expand(-1, C), self.first_own + newest
