@@ -5,11 +5,9 @@ the id. The tasks of an id are listed in `task_kwargs` or drawn from `task_range
 any list. Importing this package registers the families' ids.
 """
 
-# ruff: noqa: F401, these are the names that others use
-from env.checks import config_problems
+# ruff: noqa: F401, I001, these are the names that others use
+from env.checks import config_problems, probe_tasks
 from env.darkroom import DarkroomVecEnv
-from env.families import FAMILIES, Family
-from env.making import keys_read, make_env, make_source_env, make_vec_env, max_episode_steps, optimal_return
-from env.probing import probe_tasks
-from env.spaces import describe_spaces, spaces
-from env.tasks import list_tasks, split_tasks, task_labels
+from env.families import FAMILIES, Family, list_tasks, split_tasks, task_labels
+from env.making import make_env, make_source_env, make_vec_env
+from env.making import describe_spaces, keys_read, max_episode_steps, optimal_return, spaces

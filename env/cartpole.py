@@ -11,17 +11,11 @@ class CartPoleTask(CartPoleEnv):
     Args:
         gravity: in m/s^2.
         length: half the pole's length, in m. The pole's mass stays the same.
-        render_mode, sutton_barto_reward: as in CartPole.
+        settings: CartPole's own, `render_mode` and `sutton_barto_reward`.
     """
 
-    def __init__(
-        self,
-        gravity: float = 9.8,
-        length: float = 0.5,
-        sutton_barto_reward: bool = False,
-        render_mode: str | None = None,
-    ):
-        super().__init__(sutton_barto_reward=sutton_barto_reward, render_mode=render_mode)
+    def __init__(self, gravity: float = 9.8, length: float = 0.5, **settings):
+        super().__init__(**settings)
         if gravity <= 0 or length <= 0:
             raise ValueError(f"gravity {gravity} and length {length} must be above 0")
         self.gravity, self.length = float(gravity), float(length)

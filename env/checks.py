@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.preprocessing import is_image_space
 
 from config.schema import KEYS
-from env.families import FAMILIES
+from env.families import FAMILIES, list_tasks, whole_family
 from env.making import find_spec, make_env, own_limit
-from env.spaces import space_problems
-from env.tasks import list_tasks, whole_family
 from files import describe_foreign_error
+
+SUPPORTED = {"observation": (Discrete, MultiDiscrete, Box), "action": (Discrete, Box)}
+PROBE_STEPS = 5  # of each task
+MOST_PROBE_STEPS = 2_000  # of all tasks; but at least one of each
 
 
 def config_problems(config: dict) -> list[str]:
@@ -27,27 +32,20 @@ def config_problems(config: dict) -> list[str]:
     return _name_problems(config["env"]) or _task_problems(config) or _made_problems(config)
 
 
-def told(task: int, kwargs: dict) -> str:
-    """A task's number and arguments, for a message."""
-    return f"task {task}, {str(kwargs)[:120]}"
-
-
-# The name ------------------------------------------------------------------------------------------
+def _tasks_to_make(config: dict) -> list[tuple[str, dict]]:
+    """The tasks to try, each after what a message calls it; the first one of a shipped family tells all."""
+    tasks = list_tasks(config)[: 1 if config["env"] in FAMILIES else None]
+    return [(f"task {number}, {str(task)[:120]}", task) for number, task in enumerate(tasks)]
 
 
 def _name_problems(name: str) -> list[str]:
-    if name in FAMILIES:
-        return []
     try:
-        known = find_spec(name) is not None
+        if name in FAMILIES or find_spec(name):
+            return []
     except Exception as error:  # whatever a user's module raises
         return [f"env: the module of '{name}' cannot be imported: {describe_foreign_error(error)}"]
-    if known:
-        return []
-    return [
-        f"env: '{name}' is neither one of {', '.join(FAMILIES)} nor a registered Gymnasium id{_nearest(name)}; "
-        "module:id imports the module that registers it"
-    ]
+    problem = f"'{name}' is neither one of {', '.join(FAMILIES)} nor a registered Gymnasium id{_nearest(name)}"
+    return [f"env: {problem}; module:id imports the module that registers it"]
 
 
 def _nearest(name: str) -> str:
@@ -57,14 +55,10 @@ def _nearest(name: str) -> str:
     def stem(other: str) -> str:
         return re.sub(r"-v\d+$", "", other).lower()
 
-    versions = sorted(other for other in gym.registry if stem(other) == stem(env_id))
-    if versions:
+    if versions := sorted(other for other in gym.registry if stem(other) == stem(env_id)):
         return f"; there is {' and '.join(module + colon + other for other in versions)}"
     close = difflib.get_close_matches(env_id, [*FAMILIES, *gym.registry], n=3)
     return f"; did you mean {' or '.join(close)}?" if close else ""
-
-
-# The keys that say what the tasks are ----------------------------------------------------------------
 
 
 def _task_problems(config: dict) -> list[str]:
@@ -92,42 +86,31 @@ def _range_problems(config: dict) -> list[str]:
     if config["n_tasks"] is None:
         problems.append("n_tasks is missing: how many tasks to draw from task_ranges")
     for argument, bounds in config["task_ranges"].items():
-        if not _is_range(bounds):
+        is_pair = isinstance(bounds, list) and len(bounds) == 2 and all(type(bound) in (int, float) for bound in bounds)
+        if not (is_pair and -np.inf < bounds[0] < bounds[1] < np.inf):
             problems.append(f"task_ranges: {argument}: {bounds!r}: expected [low, high], two numbers, the lower first")
         if argument in config["env_kwargs"]:
             problems.append(f"task_ranges: {argument} is in env_kwargs too; it is either fixed or drawn")
     return problems
 
 
-def _is_range(bounds: object) -> bool:
-    if not isinstance(bounds, list) or len(bounds) != 2:
-        return False
-    is_number = [isinstance(b, (int, float)) and not isinstance(b, bool) and np.isfinite(b) for b in bounds]
-    return all(is_number) and bounds[0] < bounds[1]
-
-
-# The environments ------------------------------------------------------------------------------------
-
-
 def _made_problems(config: dict) -> list[str]:
-    """What shows when every task's environment is made; of a shipped family the first one tells all."""
-    name, tasks, found = config["env"], list_tasks(config), []
-    needs_horizon = False
-    for number, task in enumerate(tasks[:1] if name in FAMILIES else tasks):
+    """What shows when the tasks' environments are made."""
+    name, found, needs_horizon = config["env"], [], False
+    for label, task in _tasks_to_make(config):
         try:
-            made = make_env(config, task)
-            found.append((made.observation_space, made.action_space))
-            made.close()
+            with make_env(config, task) as made:
+                found.append((made.observation_space, made.action_space))
             needs_horizon |= name not in FAMILIES and not (config["horizon"] or own_limit(config, task))
         except Exception as error:  # whatever a user's environment raises
-            return [f"env: '{name}' cannot be made: {told(number, task)}: {describe_foreign_error(error)}"]
+            return [f"env: '{name}' cannot be made: {label}: {describe_foreign_error(error)}"]
     observations, actions = found[0]
     odd = [number for number, both in enumerate(found) if both != found[0]]
     problems = [f"env: task {number}: its observations or actions are not those of task 0" for number in odd[:1]]
-    problems += space_problems("observation", observations)
+    problems += _space_problems("observation", observations)
     if config.get("exploration_bonus") and isinstance(observations, Box):
         problems.append(f"exploration_bonus: counts visits, but '{name}' has real-valued observations; set it to 0")
-    problems += space_problems("action", actions)
+    problems += _space_problems("action", actions)
     if needs_horizon:
         problems.append(
             f"horizon: missing, and '{name}' has no step limit of its own; if it ends every episode itself, say how many "
@@ -135,3 +118,105 @@ def _made_problems(config: dict) -> list[str]:
             "--set 'env_kwargs={max_episode_steps: 200}'"
         )
     return problems
+
+
+def _space_problems(role: str, space: gym.Space) -> list[str]:
+    """The first reason why a space cannot be used as `role`, "observation" or "action"."""
+    if not isinstance(space, SUPPORTED[role]):
+        kinds = ", ".join(kind.__name__ for kind in SUPPORTED[role])
+        wrapped = "such actions" if role == "action" else "a wrapper such as gymnasium.wrappers.FlattenObservation"
+        remedy = f"let a module of yours register it with {wrapped}, and name that as module:id"
+        return [f"env: its {role} space is {space}, expected one of {kinds}; {remedy}"]
+    has_axes = len(space.shape) > 1 and (role == "action" or isinstance(space, MultiDiscrete))
+    is_endless = role == "action" and isinstance(space, Box) and not np.isfinite([space.low, space.high]).all()
+    wrongs = {
+        "has several axes; wrap it in one that has a single axis": has_axes,
+        "does not start at 0; wrap it in one that does": np.any(getattr(space, "start", 0)),
+        "has no finite bounds, as PPO needs; wrap it in one that has": is_endless,
+        "is an image; wrap it in one that gives a vector": is_image_space(space),
+    }
+    return [f"env: its {role} space {space} {wrong}" for wrong, is_so in wrongs.items() if is_so][:1]
+
+
+# Stepping the environments ------------------------------------------------------------------------
+
+
+def probe_tasks(config: dict) -> list[str]:
+    """What would spoil histories: identical tasks, or what an environment gives when it is stepped.
+
+    Every task is reset and takes a few random actions; of a shipped family only the first one does. For
+    configs in which `config_problems` finds nothing.
+    """
+    seen: dict[str, int] = {}
+    for number, task in enumerate(config["task_kwargs"]):
+        first = seen.setdefault(str(sorted(task.items())), number)
+        if first != number:
+            same = f"task_kwargs: entries {first} and {number} are the same task, {config['task_kwargs'][first]}"
+            return [f"{same}; leave one out, so that no task is both trained on and held out"]
+    labelled = _tasks_to_make(config)
+    for label, task in labelled:
+        if found := _probe(config, task, n_steps=max(1, min(PROBE_STEPS, MOST_PROBE_STEPS // len(labelled)))):
+            return [f"env: '{config['env']}': {label}: {found}"]
+    return []
+
+
+def _probe(config: dict, task: dict, n_steps: int) -> str | None:
+    """What one task's environment does wrong, and at which step, or None."""
+    made = make_env(config, task)
+    made = made.env if isinstance(made, Monitor) else made  # Monitor itself stumbles over what is no number
+    made.action_space.seed(0)
+    where, ended = "reset", True
+    try:
+        with made, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Gymnasium's own, about the same faults
+            for step in range(n_steps + 1):
+                if ended:
+                    where, reward, terminated, truncated = "reset", 0.0, False, False
+                    observation, _ = made.reset(seed=0)
+                else:
+                    where = f"step {step}"
+                    observation, reward, terminated, truncated, _ = made.step(made.action_space.sample())
+                given = {"observation": observation, "reward": reward, "terminated": terminated, "truncated": truncated}
+                for argument, value in given.items():
+                    if found := _wrong(argument, value, made.observation_space):
+                        return f"{where}: {argument}: {found}; mend the environment, or wrap it"
+                ended = bool(terminated or truncated)
+    except Exception as error:  # whatever a user's environment raises
+        return f"{where}: {describe_foreign_error(error)}"
+    return None
+
+
+def _wrong(argument: str, value: object, space: gym.Space) -> str | None:
+    """What a step gave and what it should have given, or None if it is as it should be."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return f"{repr(value)[:120]}: expected one array"
+    shown = repr(array.tolist())[:120]
+    if argument == "observation":
+        return _outside(array, space, shown)
+    is_number = array.shape == () and array.dtype.kind in ("biuf" if argument == "reward" else "biu")
+    if argument == "reward":
+        return None if is_number and np.isfinite(array) else f"{shown}: expected a finite number"
+    return None if is_number and array in (0, 1) else f"{shown}: expected True or False"
+
+
+def _outside(array: np.ndarray, space: gym.Space, shown: str) -> str | None:
+    """What is wrong with an observation, as `_wrong` says it."""
+    is_real = isinstance(space, Box) and space.dtype.kind == "f"
+    if array.dtype.kind not in ("biuf" if is_real else "biu"):
+        return f"{shown}: expected {'numbers' if is_real else 'whole numbers'}, as in its {space}; got {array.dtype}"
+    if array.shape != space.shape:
+        return f"{shown}: expected the shape {space.shape} of its {space}, got {array.shape}"
+    if isinstance(space, Box):
+        low, high = space.low, space.high
+        with np.errstate(over="ignore"):
+            array = array.astype(space.dtype) if is_real else array
+    else:
+        low, high = 0, (space.n if isinstance(space, Discrete) else space.nvec) - 1
+    fits = np.isfinite(array) & (array >= low) & (array <= high)
+    if fits.all():
+        return None
+    bad = tuple(int(i) for i in np.argwhere(~fits)[0])
+    place = f" (entry {bad[0] if len(bad) == 1 else bad})" if bad else ""
+    return f"{array[bad]}{place}: expected finite numbers within its {space}"

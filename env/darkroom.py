@@ -6,35 +6,29 @@
 | `DarkroomPermuted` | 9x9 | (0, 0) | the far corner | every step on the goal; what the actions do differs |
 | `DarkroomHard` | 17x17 | centre | differs between tasks | once, then the episode ends |
 
-Source: Algorithm Distillation (arXiv:2210.14215, section 4); Permuted and Large: variants that
-    later papers compare on.
+Source: Algorithm Distillation (arXiv:2210.14215, section 4); Permuted and Large are later papers' variants.
+Arguments of the tasks that are not named here (`**settings`) are those of `GridTask`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import permutations
 
 import numpy as np
 
-from env.grid import MOVES, GridTask, GridVecEnv, distance, shared_settings
+from env.grid import MOVES, Cell, GridTask, GridVecEnv, distance, shared_settings
 
 
 class Darkroom(GridTask):
     """Stay on an unseen goal: 1.0 for every step that ends on it; never terminated.
 
-    Observation, actions and `horizon` are those of `GridTask`. Over all goals the mean optimal return is
-    16.5 at 9x9 and horizon 20, and 43.5 at 15x15 and horizon 50 (Darkroom-Large), from the centre.
+    Over all goals the mean optimal return is 16.5 at 9x9 and horizon 20, and 43.5 at 15x15 and horizon 50
+    (Darkroom-Large), from the centre.
     """
 
-    def __init__(
-        self,
-        goal: tuple[int, int],
-        grid_size: int = 9,
-        horizon: int = 20,
-        start: tuple[int, int] | None = None,
-        render_mode: str | None = None,
-    ):
-        super().__init__(grid_size, horizon, start, render_mode)
+    def __init__(self, goal: Cell, grid_size: int = 9, horizon: int = 20, **settings):
+        super().__init__(grid_size, horizon, **settings)
         self.goal = self.as_cell("goal", goal)
 
     @staticmethod
@@ -72,19 +66,12 @@ class DarkroomVecEnv(GridVecEnv):
 class DarkroomPermuted(Darkroom):
     """Darkroom from one corner to the opposite one, with permuted actions.
 
-    Action `a` moves as action `permutation[a]` of `GridTask` does. What is to be learned in context is
-    which action does what. At 9x9 and horizon 50 the optimal return is 35: the 16th move arrives, and is
-    rewarded.
+    Action `a` moves as action `permutation[a]` of `GridTask` does: which does what is to be learned in context.
+    At 9x9 and horizon 50 the optimal return is 35: the 16th move arrives, and is rewarded.
     """
 
-    def __init__(
-        self,
-        permutation: tuple[int, ...] = (0, 1, 2, 3, 4),
-        grid_size: int = 9,
-        horizon: int = 50,
-        render_mode: str | None = None,
-    ):
-        super().__init__((grid_size - 1, grid_size - 1), grid_size, horizon, (0, 0), render_mode)
+    def __init__(self, permutation: Sequence[int] = range(5), grid_size: int = 9, horizon: int = 50, **settings):
+        super().__init__((grid_size - 1, grid_size - 1), grid_size, horizon, start=(0, 0), **settings)
         self.permutation = tuple(int(action) for action in permutation)
         if sorted(self.permutation) != list(range(len(MOVES))):
             raise ValueError(f"permutation {self.permutation}: expected each of 0 to {len(MOVES) - 1} once")
@@ -106,24 +93,16 @@ class DarkroomPermutedVecEnv(DarkroomVecEnv):
 class DarkroomHard(Darkroom):
     """Darkroom with one reward per episode: 1.0 for reaching the goal, which terminates the episode.
 
-    The paper gives the size and a reward of 1 exactly once; whether the episode then ends or goes on
-    without rewards it leaves open. Here it ends, as in later public versions: idling to the horizon would
-    only fill the context with steps that say nothing.
+    The paper gives the size and a reward of 1 exactly once, but not whether the episode then ends. Here it
+    does, as in later public versions: idling to the horizon would fill the context with steps that say nothing.
 
     From the centre every goal is at most 16 moves away, so all are reachable within the paper's 20 steps,
     and the optimal return is 1. Reachable is not found at once: a random policy reaches half of the
     goals in less than one of 160 episodes, a corner in one of 180,000.
     """
 
-    def __init__(
-        self,
-        goal: tuple[int, int],
-        grid_size: int = 17,
-        horizon: int = 20,
-        start: tuple[int, int] | None = None,
-        render_mode: str | None = None,
-    ):
-        super().__init__(goal, grid_size, horizon, start, render_mode)
+    def __init__(self, goal: Cell, grid_size: int = 17, horizon: int = 20, **settings):
+        super().__init__(goal, grid_size, horizon, **settings)
 
     @property
     def optimal_return(self) -> float:

@@ -1,13 +1,15 @@
-"""The families of tasks that come with this code, one record each, and their Gymnasium ids.
+"""The families that come with this code and their Gymnasium ids; the list of a config's tasks, and their only split.
 
 A new family is one file with its classes, and one line in `FAMILIES`.
 """
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 import gymnasium as gym
+import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from env.darkroom import (
@@ -26,13 +28,12 @@ class Family:
     """What there is to know of a family.
 
     Attributes:
-        scalar: one task. Its static `tasks(config)` lists the keyword arguments of every task, and its
-            attribute `horizon`, the most steps of an episode, is the same for all of them.
+        scalar: one task. Its static `tasks(config)` lists the keyword arguments of every task. Its attribute
+            `horizon`, the most steps of an episode, is the same for all of them.
         env_id: the Gymnasium id of the scalar class.
         defaults: arguments that the id alone stands for.
-        batched: many tasks stepped at once, with the results of a DummyVecEnv of them; None if there is no such class.
-        source_sees: a wrapper that shows the source, not the model, how far an episode has come; None if
-            there is nothing to show.
+        batched: many tasks stepped at once, with the results of a DummyVecEnv of them.
+        source_sees: a wrapper that shows the source, not the model, how far an episode has come.
         keys: config keys that `tasks(config)` reads.
     """
 
@@ -56,6 +57,46 @@ FAMILIES = {
     ),
 }
 for _family in FAMILIES.values():
-    _entry_point = f"{_family.scalar.__module__}:{_family.scalar.__qualname__}"
-    gym.register(_family.env_id, entry_point=_entry_point, kwargs=_family.defaults)
+    gym.register(_family.env_id, _family.scalar, kwargs=_family.defaults)
 gym.register("CartPoleTask-v0", entry_point="env.cartpole:CartPoleTask", max_episode_steps=200)
+
+
+def list_tasks(config: dict) -> list[dict]:
+    """Keyword arguments of every task, in task order: index i here is group `i` of a history file.
+
+    With `n_tasks` these are a sample, drawn with `task_seed`. With a larger one the first tasks stay the same.
+    """
+    n_tasks, rng = config["n_tasks"], np.random.default_rng(config["task_seed"])
+    if ranges := config["task_ranges"]:  # sorted, so that their order in the YAML does not matter
+        low, high = np.array([ranges[name] for name in sorted(ranges)], dtype=float).T
+        drawn = rng.uniform(low, high, size=(n_tasks, len(ranges))).tolist()
+        return [config["env_kwargs"] | dict(zip(sorted(ranges), values)) for values in drawn]
+    family = whole_family(config)
+    return family if n_tasks is None else [family[i] for i in rng.permutation(len(family))[:n_tasks]]
+
+
+def whole_family(config: dict) -> list[dict]:
+    """The tasks that `n_tasks` takes a sample of; not for tasks that are drawn from ranges."""
+    if config["env"] in FAMILIES:
+        return FAMILIES[config["env"]].scalar.tasks(config)
+    return [config["env_kwargs"] | kwargs for kwargs in config["task_kwargs"] or [{}]]
+
+
+def split_tasks(config: dict) -> dict[str, list[int]]:
+    """Task indices of mode `train`, `test` (held out) and `all`; the one place that splits."""
+    indices = list(range(len(list_tasks(config))))
+    shuffled = indices.copy()
+    random.Random(config["env_split_seed"]).shuffle(shuffled)
+    n_train = max(1, round(config["train_env_ratio"] * len(indices)))
+    if config["train_env_ratio"] < 1 and len(indices) > 1:
+        n_train = min(n_train, len(indices) - 1)  # a small family still holds one task out
+    return {"train": shuffled[:n_train], "test": shuffled[n_train:], "all": indices}
+
+
+def task_labels(tasks: list[dict], family: list[dict]) -> list[str]:
+    """A heading, then for each task the values of those arguments that differ within the family."""
+    every = dict.fromkeys(name for task in family for name in task)
+    names = [name for name in every if any(task.get(name) != family[0].get(name) for task in family)]
+    rows = [[task.get(name, "-") for name in names] for task in tasks]
+    shown = [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row] for row in rows]
+    return ["; ".join(row) or "-" for row in [names, *shown]]

@@ -12,23 +12,18 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+Cell = tuple[int, int]  # (row, column)
 MOVES = np.array([[1, 0], [-1, 0], [0, 1], [0, -1], [0, 0]])  # (row, column) change per action
 
 
-def start_cell(grid_size: int) -> tuple[int, int]:
-    """The centre of the grid, where most tasks start every episode."""
-    return grid_size // 2, grid_size // 2
-
-
-def distance(one: tuple[int, int], other: tuple[int, int]) -> int:
+def distance(one: Cell, other: Cell) -> int:
     """Moves from one cell to another."""
     return sum(abs(a - b) for a, b in zip(one, other))
 
 
 def shared_settings(config: dict) -> dict:
     """The arguments that all tasks of a config share; a `horizon` of null leaves the class its own default."""
-    horizon = {} if config["horizon"] is None else {"horizon": config["horizon"]}
-    return {"grid_size": config["grid_size"]} | horizon
+    return {name: config[name] for name in ("grid_size", "horizon") if config[name] is not None}
 
 
 class GridTask(gym.Env):
@@ -50,20 +45,17 @@ class GridTask(gym.Env):
 
     metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 5}
 
-    def __init__(
-        self, grid_size: int, horizon: int, start: tuple[int, int] | None = None, render_mode: str | None = None
-    ):
+    def __init__(self, grid_size: int, horizon: int, start: Cell | None = None, render_mode: str | None = None):
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode is '{render_mode}', expected one of {self.metadata['render_modes']} or None")
         self.grid_size, self.horizon, self.render_mode = grid_size, horizon, render_mode
-        self.start = start_cell(grid_size) if start is None else self.as_cell("start", start)
+        self.start = self.as_cell("start", (grid_size // 2,) * 2 if start is None else start)
         self.moves = MOVES
         self.observation_space = gym.spaces.MultiDiscrete([grid_size, grid_size])
         self.action_space = gym.spaces.Discrete(len(MOVES))
-        self.steps_taken = 0
-        self.cell = np.array(self.start)
+        self.steps_taken, self.cell = 0, np.array(self.start)
 
-    def as_cell(self, name: str, cell: tuple[int, int]) -> tuple[int, int]:
+    def as_cell(self, name: str, cell: Cell) -> Cell:
         """`cell` as a tuple of integers, checked to lie in the grid."""
         cell = tuple(int(c) for c in cell)
         if len(cell) != 2 or not all(0 <= c < self.grid_size for c in cell):
@@ -72,8 +64,7 @@ class GridTask(gym.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.steps_taken = 0
-        self.cell = np.array(self.start)
+        self.steps_taken, self.cell = 0, np.array(self.start)
         return self.cell.copy(), {}
 
     def step(self, action):
@@ -86,16 +77,14 @@ class GridTask(gym.Env):
         """Reward of the step that has just ended on `cell`, and whether it terminates the episode."""
         raise NotImplementedError
 
-    def marks(self) -> list[tuple[str, tuple[int, int], bool]]:
+    def marks(self) -> list[tuple[str, Cell, bool]]:
         """What there is to draw besides the agent: kind (a key of `MARKS`), cell, whether it is used up."""
         raise NotImplementedError
 
     def render(self):
-        if self.render_mode == "ansi":
-            return grid_text(self.grid_size, tuple(self.cell), self.marks())
-        if self.render_mode == "rgb_array":
-            return grid_image(self.grid_size, tuple(self.cell), self.marks())
-        return None
+        if self.render_mode is None:
+            return None
+        return grid_text(self) if self.render_mode == "ansi" else grid_image(self)
 
 
 class GridVecEnv(VecEnv):
@@ -112,8 +101,7 @@ class GridVecEnv(VecEnv):
         name = type(self).__name__
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode is '{render_mode}', expected rgb_array or None; a {name} has no other")
-        # These hold each task's attributes, and draw; they are never stepped
-        self.envs = [self.task_class(**task, render_mode=render_mode) for task in tasks]
+        self.envs = [self.task_class(**task, render_mode=render_mode) for task in tasks]  # never stepped
         first = self.envs[0]
         if any((e.grid_size, e.horizon) != (first.grid_size, first.horizon) for e in self.envs):
             raise ValueError(f"all tasks of one {name} need the same grid_size and horizon")
@@ -148,9 +136,9 @@ class GridVecEnv(VecEnv):
         truncated = self.steps_taken >= self.horizon
         ended = terminated | truncated
         infos = [{"TimeLimit.truncated": was_cut} for was_cut in (truncated & ~terminated).tolist()]
+        for i in np.flatnonzero(ended):
+            infos[i]["terminal_observation"] = self.cells[i]
         if ended.any():
-            for i in np.flatnonzero(ended):
-                infos[i]["terminal_observation"] = self.cells[i]
             self.begin_episodes(ended)
         return self.cells.copy(), rewards, ended, infos
 
@@ -183,9 +171,8 @@ class GridVecEnv(VecEnv):
         raise NotImplementedError(f"{type(self).__name__} tasks are fixed; build a new one instead")
 
     def env_method(self, method_name, *args, indices=None, **kwargs):
-        raise NotImplementedError(
-            f"{type(self).__name__} has no scalar environments to call; use DummyVecEnv of {self.task_class.__name__}"
-        )
+        remedy = f"use DummyVecEnv of {self.task_class.__name__}"
+        raise NotImplementedError(f"{type(self).__name__} has no scalar environments to call; {remedy}")
 
     def env_is_wrapped(self, wrapper_class, indices=None):
         return [False for _ in self._get_indices(indices)]
@@ -205,30 +192,30 @@ MARKS = {
 }
 
 
-def grid_text(grid_size: int, agent: tuple[int, int], marks: list[tuple[str, tuple[int, int], bool]]) -> str:
+def grid_text(task: GridTask) -> str:
     """One line per row: `.` floor, `A` agent, `*` agent on a mark, a mark's letter, small where it is used up."""
-    letters = [["."] * grid_size for _ in range(grid_size)]
-    for kind, (row, column), is_used in marks:
-        letter = MARKS[kind][0]
-        letters[row][column] = letter.lower() if is_used else letter
-    row, column = agent
-    letters[row][column] = "A" if letters[row][column] == "." else "*"
+    letters = np.full((task.grid_size, task.grid_size), ".")
+    for kind, cell, is_used in task.marks():
+        letter, *_ = MARKS[kind]
+        letters[cell] = letter.lower() if is_used else letter
+    agent = tuple(task.cell)
+    letters[agent] = "A" if letters[agent] == "." else "*"
     return "\n".join("".join(line) for line in letters)
 
 
-def grid_image(grid_size: int, agent: tuple[int, int], marks: list[tuple[str, tuple[int, int], bool]]) -> np.ndarray:
+def grid_image(task: GridTask) -> np.ndarray:
     """(P, P, 3) uint8: marks, dimmed where they are used up, and the agent as a white disc with a black rim."""
     tile = np.full((CELL_PIXELS, CELL_PIXELS, 3), FLOOR, dtype=np.uint8)
     tile[0], tile[:, 0] = LINE, LINE
-    image = np.tile(tile, (grid_size, grid_size, 1))
+    image = np.tile(tile, (task.grid_size, task.grid_size, 1))
 
-    def paint(cell: tuple[int, int], shape: np.ndarray, colour: tuple[int, ...]) -> None:
+    def paint(cell: Cell, shape: np.ndarray, colour: tuple[int, ...]) -> None:
         row, column = (c * CELL_PIXELS for c in cell)
         image[row : row + CELL_PIXELS, column : column + CELL_PIXELS][shape] = colour
 
-    for kind, cell, is_used in marks:
+    for kind, cell, is_used in task.marks():
         _, colour, shape = MARKS[kind]
         paint(cell, shape, tuple(c // 2 for c in colour) if is_used else colour)
-    paint(agent, _radius < 0.62, (0, 0, 0))
-    paint(agent, _radius < 0.5, (255, 255, 255))
+    paint(task.cell, _radius < 0.62, (0, 0, 0))
+    paint(task.cell, _radius < 0.5, (255, 255, 255))
     return image

@@ -11,29 +11,21 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnvWrapper
 
-from env.grid import GridTask, GridVecEnv, distance, shared_settings
+from env.grid import Cell, GridTask, GridVecEnv, distance, shared_settings
 
 
 class DarkKeyToDoor(GridTask):
     """Reach the key, then the door: 1.0 for each, once per episode, in this order; never terminated.
 
-    Observed is the cell only, as in `GridTask`: not whether the key has been found. The model infers
-    that, and where key and door are, from the rewards. A door that is reached without the key earns
-    nothing. Where key and door are one cell, the step that finds the key does not open the door too; the
-    next one on the cell does. The optimal return is 2.
+    Observed is the cell only, as in `GridTask`: whether the key has been found, and where key and door are,
+    the model infers from the rewards. A door that is reached without the key earns nothing. Where key and door
+    are one cell, the step that finds the key does not open the door too; the next one does. The optimal return is 2.
 
-    Every episode starts at the centre. The paper starts them at random cells; the centre is what the
-    published figures compared with (DICP, arXiv:2502.19009) were made with.
+    Every episode starts at the centre, as in the published figures compared with (DICP, arXiv:2502.19009); the
+    paper starts them at random cells.
     """
 
-    def __init__(
-        self,
-        key: tuple[int, int],
-        door: tuple[int, int],
-        grid_size: int = 9,
-        horizon: int = 50,
-        render_mode: str | None = None,
-    ):
+    def __init__(self, key: Cell, door: Cell, grid_size: int = 9, horizon: int = 50, render_mode: str | None = None):
         super().__init__(grid_size, horizon, render_mode=render_mode)
         self.key, self.door = self.as_cell("key", key), self.as_cell("door", door)
         self.n_found = 0  # in this episode: 1 is the key, 2 the door too
@@ -41,8 +33,7 @@ class DarkKeyToDoor(GridTask):
     @staticmethod
     def tasks(config: dict) -> list[dict]:
         """Keyword arguments of every task: all pairs of a key and a door cell; `n_tasks` makes it a sample."""
-        n, shared = config["grid_size"], shared_settings(config)
-        cells = list(product(range(n), range(n)))
+        cells, shared = list(product(range(config["grid_size"]), repeat=2)), shared_settings(config)
         return [{"key": key, "door": door} | shared for key, door in product(cells, cells)]
 
     @property
@@ -96,10 +87,9 @@ class ShowFound(VecEnvWrapper):
     """For the source alone: it sees another grid once the key is found, and another one behind the door.
 
     Its observation is the cell plus `grid_size` times what has been found in the episode, 0 to 2, in both
-    entries. PPO's policy has no memory: seeing the cell alone, it stayed at the key in all trials, as it
-    also did with the number found as a third entry, for then what it learns on the way to the key leads it
-    on the way back too. It is told nothing that the episode's rewards have not told; the model, which sees
-    these, does without.
+    entries. PPO's policy has no memory: seeing the cell alone, it stayed at the key in all trials, as it also did
+    with the number found as a third entry, for then what it learns on the way to the key leads it on the way back
+    too. It is told nothing that the episode's rewards have not told; the model, which sees these, does without.
     """
 
     def __init__(self, venv: DarkKeyToDoorVecEnv):
@@ -107,7 +97,7 @@ class ShowFound(VecEnvWrapper):
         super().__init__(venv, gym.spaces.MultiDiscrete([3 * venv.grid_size] * 2))
 
     def reset(self):
-        return self._shown(self.venv.reset(), self.venv.n_found)
+        return self.venv.reset()  # nothing is found yet
 
     def step_wait(self):
         before = self.venv.n_found
@@ -115,10 +105,7 @@ class ShowFound(VecEnvWrapper):
         for i in np.flatnonzero(ended):
             n_found = before[i] + int(rewards[i])
             infos[i]["terminal_observation"] = infos[i]["terminal_observation"] + self.grid_size * n_found
-        return self._shown(cells, self.venv.n_found), rewards, ended, infos
-
-    def _shown(self, cells: np.ndarray, n_found: np.ndarray) -> np.ndarray:
-        return cells + self.grid_size * n_found[:, None]
+        return cells + self.grid_size * self.venv.n_found[:, None], rewards, ended, infos
 
     def recorded(self, observations: np.ndarray) -> np.ndarray:
         """What of the source's observations, (..., 2), goes into a history: the cells."""

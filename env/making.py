@@ -1,4 +1,4 @@
-"""Making the environments of tasks; the best return and the longest episode that they say they have."""
+"""Making the environments of tasks, and what they say of themselves: spaces, best return, longest episode."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import importlib
 from numbers import Integral
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Discrete, MultiDiscrete
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from config.schema import SOURCE, TASKS, names
-from env.families import FAMILIES
-from env.tasks import list_tasks
+from env.families import FAMILIES, list_tasks
 
-_limits: dict[tuple[str, ...], int | None] = {}  # of environments that had to be made to know
+_limits: dict[str, int | None] = {}  # of environments that had to be made to know
 
 
 def find_spec(name: str) -> EnvSpec | None:
@@ -34,10 +35,7 @@ def make_env(config: dict, task: dict, render_mode: str | None = None) -> gym.En
 
 
 def make_vec_env(config: dict, tasks: list[dict], render_mode: str | None = None) -> VecEnv:
-    """A VecEnv with one environment per entry of `tasks`, in that order.
-
-    With `render_mode="rgb_array"` its `get_images()` gives a picture of each environment.
-    """
+    """A VecEnv of `tasks`, in their order; with `render_mode="rgb_array"`, `get_images()` gives a picture of each."""
     family = FAMILIES.get(config["env"])
     if family and family.batched:
         return family.batched(tasks, render_mode)
@@ -50,14 +48,30 @@ def make_source_env(config: dict, tasks: list[dict]) -> VecEnv:
     return FAMILIES[config["env"]].source_sees(vec_env) if config["source_sees_progress"] else vec_env
 
 
-# Without a step -------------------------------------------------------------------------------------
-
-
 def optimal_return(config: dict, task: dict) -> float | None:
     """The best possible expected return of a task, or None where its environment has no `optimal_return`."""
-    made = make_env(config, task)
-    made.close()
-    return getattr(made.unwrapped, "optimal_return", None)
+    with make_env(config, task) as made:
+        return getattr(made.unwrapped, "optimal_return", None)
+
+
+def spaces(config: dict) -> tuple[gym.Space, gym.Space]:
+    """Observation and action space of the family; all its tasks share them."""
+    with make_env(config, list_tasks(config)[0]) as made:
+        return made.observation_space, made.action_space
+
+
+def describe_spaces(config: dict) -> dict:
+    """The config's `observation_space` and `action_space`, as plain dicts (see model/spaces.py)."""
+    observations, actions = spaces(config)
+    return {"observation_space": _describe(observations), "action_space": _describe(actions)}
+
+
+def _describe(space: gym.Space) -> dict:
+    if isinstance(space, (Discrete, MultiDiscrete)):
+        sizes = space.n if isinstance(space, Discrete) else space.nvec
+        return {"kind": "discrete", "sizes": np.ravel(sizes).tolist()}
+    bounds = {"low": space.low.ravel().tolist(), "high": space.high.ravel().tolist()}
+    return {"kind": "continuous", "sizes": [space.low.size]} | bounds
 
 
 def max_episode_steps(config: dict) -> int:
@@ -77,26 +91,26 @@ def own_limit(config: dict, task: dict) -> int | None:
     limit = task.get("max_episode_steps") or spec.max_episode_steps
     if limit and limit != -1:  # Gymnasium's word for none
         return limit
-    key = (config["env"], str(spec.entry_point), str(spec.kwargs), str(task))
+    key = f"{spec} {task}"
     if key not in _limits:
-        made = make_env(config, task)
-        made.close()
-        found = [getattr(made.unwrapped, name, None) for name in ("horizon", "max_steps")]
-        found += [made.spec.max_episode_steps] if limit is None else []
+        with make_env(config, task) as made:
+            found = [getattr(made.unwrapped, name, None) for name in ("horizon", "max_steps")]
+            found += [made.spec.max_episode_steps] if limit is None else []
         _limits[key] = next((int(steps) for steps in found if isinstance(steps, Integral) and steps > 0), None)
     return _limits[key]
 
 
 def keys_read(config: dict) -> tuple[str, ...]:
-    """Names of the env section's keys that decide what this env's tasks are.
+    """The env section's keys that decide what this env's tasks are: where their values agree, the tasks do.
 
-    Two configs with the same values of these have the same tasks. Of an env without a step limit of its
-    own, `horizon` is one of them.
+    Of an env without a step limit of its own, `horizon` is one of them.
     """
-    read = {"env", "n_tasks"} | (set() if config["n_tasks"] is None else {"task_seed"})
-    if family := FAMILIES.get(config["env"]):
-        read |= {*family.keys} | ({"source_sees_progress"} if family.source_sees else set())
-    else:
-        read |= {"env_kwargs", "task_kwargs", "task_ranges"}
-        read |= set() if all(own_limit(config, task) for task in list_tasks(config)) else {"horizon"}
+    family = FAMILIES.get(config["env"])
+    read = ["env", "n_tasks", *(family.keys if family else ("env_kwargs", "task_kwargs", "task_ranges"))]
+    if config["n_tasks"] is not None:
+        read.append("task_seed")
+    if family and family.source_sees:
+        read.append("source_sees_progress")
+    if not family and not all(own_limit(config, task) for task in list_tasks(config)):
+        read.append("horizon")
     return tuple(name for name in names(SOURCE, TASKS, section="env") if name in read)
