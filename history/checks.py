@@ -263,7 +263,7 @@ def _region_problems(path: Path, report: TaskReport, arrays: Arrays, origin: Ori
     if stop - start < length:
         report.notes.append(f"{report.place}: the last region is unfinished: {stop - start} of {length} steps")
     n_stream, total = origin.recorded.get("n_stream"), origin.recorded.get("total_source_timesteps")
-    if isinstance(n_stream, int) and isinstance(total, int):
+    if isinstance(n_stream, int) and isinstance(total, int) and n_stream > 0:
         n_steps = -(-total // (length * n_stream)) * length  # whole rollouts
         if report.shape != (n_steps, n_stream):
             yield (

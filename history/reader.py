@@ -57,7 +57,8 @@ class HistoryFile:
         self.observation_space, self.action_space = spaces or env.spaces(config)
         file = open_history(path, config)
         try:
-            check_env(recorded_config(file, path, config), path, config)
+            if spaces is None:  # else the config's env is not known, so there is nothing to compare
+                check_env(recorded_config(file, path, config), path, config)
             groups = [self._open_group(file, task) for task in tasks]
             self._choose_names(groups)
             self.task_steps = np.array([self._steps_to_use(group, source_timesteps) for group in groups])

@@ -127,6 +127,18 @@ def test_an_unfinished_last_region_is_a_note(tmp_path, capsys):
     assert "unfinished: 8 of 12 steps" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("recorded", ["foo: 1", "env: nowhere:None-v0", "env: [1]", "env: Gone-v3", "n_stream: 0"])
+def test_a_file_of_an_env_that_cannot_be_made_here_is_checked_by_its_values(tmp_path, recorded, capsys):
+    path = write_file(tmp_path / "stranger.hdf5", tiny_config(), 36, 2, next_states=None)
+    with h5py.File(path, "r+") as file:
+        file.attrs["config"] = recorded + "\ntotal_source_timesteps: 72"
+        file["3/rewards"][7, 1] = np.inf
+    assert inspect_history.main([str(path)]) == 1
+    printed = capsys.readouterr().out
+    assert "note: " in printed and "guessed, since" in printed and "/3/rewards: value inf at (7, 1)" in printed
+    assert "1 problem(s)" in printed
+
+
 def test_what_is_no_history_file_is_told(tmp_path):
     (tmp_path / "text.hdf5").write_text("hello")
     h5py.File(tmp_path / "other.hdf5", "w").create_group("model")
