@@ -70,12 +70,12 @@ def main(argv: list[str] | None = None) -> int:
     log_dir = Path(args.log_dir) / output.stem
     ranks = Ranks()
     plan = ranks.first_does(lambda: prepare(config, output, parts, log_dir, args.overwrite))
-    pending = ranks.from_first(plan and plan.pending)
-    if pending is None:
+    work = ranks.from_first(plan and (plan.pending, plan.prepared))
+    if work is None:
         ranks.leave()
         return 0
     try:
-        found = collect_tasks(config, ranks.share(pending), parts, log_dir, ranks)
+        found = collect_tasks(config, ranks.share(work[0]), parts, log_dir, ranks, work[1])
     except KeyboardInterrupt:
         print(f"\ninterrupted; finished tasks are kept in {parts}, the same command goes on", file=sys.stderr)
         return 130
@@ -87,9 +87,10 @@ def main(argv: list[str] | None = None) -> int:
 
 @dataclass
 class Plan:
-    """What is left to do; the lock is held as long as this object lives."""
+    """What is left to do, and further arguments of the source; the lock is held as long as this object lives."""
 
     pending: list[int]
+    prepared: dict
     lock: TextIO
 
 
@@ -104,6 +105,8 @@ def prepare(config: dict, output: Path, parts: Path, log_dir: Path, overwrite: b
         check_same_settings(config, read_settings(output, config), output)
         print(f"{output} is already complete; use --overwrite to collect it again")
         return None
+    source = algorithm.source_class(config)
+    prepared = {"prepared": source.prepare(config, output.parent)} if hasattr(source, "prepare") else {}
     make_folder(output.parent)
     make_folder(log_dir)
     held = lock(output)
@@ -113,7 +116,7 @@ def prepare(config: dict, output: Path, parts: Path, log_dir: Path, overwrite: b
     pending = [task for task in tasks if not is_finished(parts / f"{task}.hdf5", task)]
     if len(pending) < len(tasks):
         print(f"going on: {len(tasks) - len(pending)} of {len(tasks)} tasks are already finished in {parts}")
-    return Plan(pending, held)
+    return Plan(pending, prepared, held)
 
 
 def finish(config: dict, output: Path, parts: Path, failures: dict[int, str]) -> None:
@@ -185,7 +188,9 @@ def is_finished(path: Path, task: int) -> bool:
 # Running ------------------------------------------------------------------------------------------
 
 
-def collect_tasks(config: dict, tasks: list[int], parts: Path, log_dir: Path, ranks: Ranks) -> dict[int, str]:
+def collect_tasks(
+    config: dict, tasks: list[int], parts: Path, log_dir: Path, ranks: Ranks, prepared: dict | None = None
+) -> dict[int, str]:
     """Run every task in a process of its own, `n_process` at a time; return the causes of failures."""
     n_process = config["n_process"] or max(1, n_cores() // ranks.n_local)
     waiting, running, failures, interrupts = list(tasks), {}, {}, []
@@ -198,7 +203,7 @@ def collect_tasks(config: dict, tasks: list[int], parts: Path, log_dir: Path, ra
         try:
             while waiting or running:
                 while waiting and len(running) < n_process:
-                    worker, receiver = start_worker(context, config, waiting[0], parts, log_dir)
+                    worker, receiver = start_worker(context, config, waiting[0], parts, log_dir, prepared)
                     running[worker.sentinel] = (waiting.pop(0), worker, receiver)
                 for sentinel in wait(list(running), timeout=0.2):
                     task, worker, receiver = running.pop(sentinel)
@@ -227,11 +232,16 @@ def process_context() -> multiprocessing.context.BaseContext:
 
 
 def start_worker(
-    context: multiprocessing.context.BaseContext, config: dict, task: int, parts: Path, log_dir: Path
+    context: multiprocessing.context.BaseContext,
+    config: dict,
+    task: int,
+    parts: Path,
+    log_dir: Path,
+    prepared: dict | None,
 ) -> tuple[multiprocessing.Process, Connection]:
     """Start collecting a task; what the worker reports comes through the connection."""
     receiver, sender = context.Pipe(duplex=False)
-    worker = context.Process(target=run_worker, args=(config, task, parts, log_dir, sender))
+    worker = context.Process(target=run_worker, args=(config, task, parts, log_dir, prepared, sender))
     worker.start()
     sender.close()
     return worker, receiver
@@ -248,13 +258,13 @@ def failure_cause(worker: multiprocessing.Process, receiver: Connection) -> str:
         )
 
 
-def run_worker(config: dict, task: int, parts: Path, log_dir: Path, report: Connection) -> None:
+def run_worker(config: dict, task: int, parts: Path, log_dir: Path, prepared: dict | None, report: Connection) -> None:
     """Collect one task; report its last mean return, or why it failed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers ...
     threading.Thread(target=die_with_parent, daemon=True).start()  # ... unless it was killed
     torch.set_num_threads(1)
     try:
-        report.send(collect_task(config, task, parts / f"{task}.hdf5", log_dir)[-1])
+        report.send(collect_task(config, task, parts / f"{task}.hdf5", log_dir, prepared)[-1])
     except WriteError as error:
         report.send(str(error))
         sys.exit(1)
@@ -268,7 +278,7 @@ def die_with_parent() -> None:
     os._exit(1)
 
 
-def collect_task(config: dict, task: int, path: Path, log_dir: Path | None) -> np.ndarray:
+def collect_task(config: dict, task: int, path: Path, log_dir: Path | None, prepared: dict | None = None) -> np.ndarray:
     """Run the source on one task and write its history to `path`, in one step.
 
     Returns:
@@ -277,7 +287,9 @@ def collect_task(config: dict, task: int, path: Path, log_dir: Path | None) -> n
     arguments = env.list_tasks(config)[task]
     seed = config["alg_seed"] + task
     vec_env = env.make_source_env(config, [arguments] * config["n_stream"])
-    source = algorithm.source_class(config)(config, vec_env, seed, log_dir and str(log_dir / f"task-{task}"))
+    source = algorithm.source_class(config)(
+        config, vec_env, seed, log_dir and str(log_dir / f"task-{task}"), **(prepared or {})
+    )
     history = source.run()
     check_history(history, vec_env.action_space, config["n_steps"])
     vec_env.close()

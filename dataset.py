@@ -55,6 +55,9 @@ def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] |
         )
         compressed = False
         config |= {"context": "window"}
+    if config["reached_observations"] and not {"next_states", "dones"} <= origin.fields:
+        warnings.warn(f"{path} has no next_states and dones: reached_observations is off", stacklevel=2)
+        config |= {"reached_observations": False}
     return Config(
         config
         | env.describe_spaces(config)
@@ -63,7 +66,7 @@ def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] |
             "compress_interval": config["compress_interval"] or origin.rollout_length or config["n_transit"],
             "rollout_length": origin.rollout_length,
             "with_dones": "dones" in origin.fields,
-            "blank_starts": config["region_stride"] > 1 or config["mix_streams"],
+            "blank_starts": config["histories"] != "whole" and (config["region_stride"] > 1 or config["mix_streams"]),
         }
     )
 
@@ -126,7 +129,7 @@ class ADDataset(Dataset):
             raise InputError(f"mode '{mode}' has no tasks, since train_env_ratio is {self.config['train_env_ratio']}")
         path = history_path(self.config, traj_dir)
         self.context = make_context(self.config)
-        self.draws_histories = self.context.draws_histories or self.config["histories"] == "causal"
+        self.draws_histories = self.context.draws_histories or self.config["histories"] != "every"
         interval = self.config["rollout_length" if self.draws_histories else "compress_interval"]
         interval = interval or self.config["compress_interval"]
         checked = self.config | {"compress_interval": interval}  # the length of the file's own regions
@@ -284,6 +287,8 @@ class ADDataset(Dataset):
         flat = np.where(valid, (self.history.task_offset[tasks][:, None] + times) * self.n_streams + streams, 0)
         batch = {name: torch.from_numpy(as_torch_type(array[flat])) for name, array in self.arrays.items()}
         batch["observations"] = batch.pop("states")
+        if "next_states" in batch:
+            batch["reached"] = batch.pop("next_states")
         batch["rewards"] = batch["rewards"].float()
         if "dones" not in batch:
             batch["dones"] = torch.zeros_like(batch["rewards"])

@@ -12,7 +12,7 @@ from files import InputError, WriteError
 from utils import HIGHEST_SEED, ROOT
 
 BAR_SECONDS = 0.5 if sys.stderr.isatty() else 30  # between updates of a progress bar; a log file wants few
-DEFAULT_FAMILY = "darkroom"
+DEFAULT_FAMILY, DEFAULT_SOURCE = "darkroom", "ppo"
 FLAGS = {"env": "env_config", "algorithm": "alg_config", "model": "model_config"}  # section: --env-config, ...
 
 
@@ -39,8 +39,15 @@ def families() -> list[str]:
     return sorted(path.stem for path in (ROOT / "config" / "env").glob("*.yaml"))
 
 
-def family_paths(name: str = DEFAULT_FAMILY, standard: bool = False) -> dict[str, str]:
+def sources() -> list[str]:
+    """The shipped sources of histories: each has files SOURCE_FAMILY.yaml under config/algorithm."""
+    return sorted({path.stem.partition("_")[0] for path in (ROOT / "config" / "algorithm").glob("*.yaml")})
+
+
+def family_paths(name: str = DEFAULT_FAMILY, standard: bool = False, source: str = DEFAULT_SOURCE) -> dict[str, str]:
     """The three config files of a family, by section; Darkroom's where it has none of its own.
+
+    For histories of another source than PPO the model config is the one that is named after it, if there is one.
 
     Raises:
         InputError: there is no such family.
@@ -49,22 +56,25 @@ def family_paths(name: str = DEFAULT_FAMILY, standard: bool = False) -> dict[str
         raise InputError(
             f"NAME {name}: no such task family; there are {', '.join(families())}, and --env-config takes any YAML file"
         )
-    ending = ".yaml" if standard else "_compressed.yaml"
-    short = {"darkroom": "dr"}.get(name, name)
+    kind = "" if standard else f"_{source}" if (ROOT / f"config/model/ad_dr_{source}.yaml").exists() else "_compressed"
+    short = {DEFAULT_FAMILY: "dr"}.get(name, name)
     wanted = {
         "env": (f"config/env/{name}.yaml",) * 2,
-        "algorithm": (f"config/algorithm/ppo_{name}.yaml", f"config/algorithm/ppo_{DEFAULT_FAMILY}.yaml"),
-        "model": (f"config/model/ad_{short}{ending}", f"config/model/ad_dr{ending}"),
+        "algorithm": (f"config/algorithm/{source}_{name}.yaml", f"config/algorithm/{source}_{DEFAULT_FAMILY}.yaml"),
+        "model": (f"config/model/ad_{short}{kind}.yaml", f"config/model/ad_dr{kind}.yaml"),
     }
     return {section: own if (ROOT / own).exists() else default for section, (own, default) in wanted.items()}
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, sections: tuple[str, ...]) -> None:
-    """NAME, `--env-config`, `--alg-config`, `--model-config` and `--standard` (those of `sections`), and `--set`."""
+    """NAME, `--source`, `--env-config`, `--alg-config`, `--model-config` and `--standard` (those of `sections`), `--set`."""
     parser.add_argument(
         "name", nargs="?", default=DEFAULT_FAMILY, metavar="NAME",
         help=f"task family, which names the config files: {', '.join(families())} (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--source", choices=sources(), default=DEFAULT_SOURCE, help="source of the histories (default: %(default)s)"
+    )
     for section in sections:
         flag = "--" + FLAGS[section].replace("_", "-")
         parser.add_argument(flag, metavar="YAML", help=f"{section} config (default: that of NAME)")
@@ -97,7 +107,9 @@ def given_paths(args: argparse.Namespace) -> dict[str, str]:
 def config_paths(args: argparse.Namespace) -> dict[str, str]:
     """The config files of a command, by section: those of NAME, or those that are given in their place."""
     sections = [section for section, name in FLAGS.items() if hasattr(args, name)]
-    paths = family_paths(args.name, getattr(args, "standard", False))
+    paths = family_paths(args.name, getattr(args, "standard", False), args.source)
+    if "algorithm" in given_paths(args) and args.source != DEFAULT_SOURCE:
+        raise InputError("--source and --alg-config both choose the algorithm config; give one of them")
     if "model" in given_paths(args) and getattr(args, "standard", False):
         raise InputError("--standard and --model-config both choose the model config; give one of them")
     return {section: paths[section] for section in sections} | given_paths(args)

@@ -4,11 +4,12 @@ import stable_baselines3
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from algorithm.a2c import A2CSource
+from algorithm.explorer import Explorer
 from algorithm.ppo import PPOSource
 from algorithm.source import Source
 from utils import find_class
 
-ALGORITHM: dict[str, type[Source]] = {"PPO": PPOSource, "A2C": A2CSource}
+ALGORITHM: dict[str, type[Source]] = {"PPO": PPOSource, "A2C": A2CSource, "Explorer": Explorer}
 
 
 def source_class(config: dict) -> type[Source]:

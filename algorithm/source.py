@@ -21,6 +21,9 @@ class Source(Protocol):
 
     `alg` in a config names one of `algorithm.ALGORITHM`, or `module:Class`, one of the user's own.
 
+    A source may have a static method `prepare(config, traj_dir)`, called once before any task is begun. What it
+    returns goes to the constructor, as the keyword `prepared`.
+
     Attributes:
         keys: config keys that it reads besides those that every source has. Optional.
     """

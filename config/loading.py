@@ -132,7 +132,10 @@ def complete_config(config: dict, path: str | Path) -> Config:
 
 def recorded_settings(config: dict) -> dict[str, Any]:
     """The part of a config that decides what a history file holds; keys an older one lacks get their defaults."""
-    known = {name: config.get(name, ALL_KEYS[name].default) for name in names(Decides.SOURCE, Decides.TASKS)}
+    decisions = [Decides.SOURCE, Decides.TASKS]
+    if config.get("learns_from"):  # a source that knows the training tasks: other ones are not held out any more
+        decisions.append(Decides.SPLIT)
+    known = {name: config.get(name, ALL_KEYS[name].default) for name in names(*decisions)}
     own = {name: config[name] for name in foreign_keys("algorithm", config) if name in config}
     return known | own
 

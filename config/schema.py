@@ -83,7 +83,7 @@ class Key:
 
 SOURCE, TASKS, SPLIT = Decides.SOURCE, Decides.TASKS, Decides.SPLIT
 TRAINING, EVALUATION, LOGGING, RUNNING = Decides.TRAINING, Decides.EVALUATION, Decides.LOGGING, Decides.RUNNING
-PPO, ON_POLICY = ("alg", "PPO"), ("alg", "PPO", "A2C")
+PPO, ON_POLICY, EXPLORER = ("alg", "PPO"), ("alg", "PPO", "A2C"), ("alg", "Explorer")
 WINDOW, REGIONS, MEMORY = ("context", "window"), ("context", "regions"), ("context", "memory")
 MARKED = ("context", "regions", "memory")
 
@@ -118,6 +118,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "exploration_bonus": Key(float, SOURCE, 0.0, low=0, only=ON_POLICY),
         "vf_coef": Key(float, SOURCE, 0.5, low=0, only=ON_POLICY),
         "max_grad_norm": Key(float, SOURCE, 0.5, above=0, only=ON_POLICY),
+        "learns_from": Key(str, SOURCE, "PPO", only=EXPLORER),
         "n_process": Key(int, RUNNING, None, low=1, nullable=True),
     },
     "model": {
@@ -129,11 +130,12 @@ KEYS: dict[str, dict[str, Key]] = {
         "n_summary": Key(int, TRAINING, 4, low=1, only=MEMORY),
         "memory_regions": Key(int, TRAINING, 8, low=0, only=MEMORY),
         "history_regions": Key(int, TRAINING, 12, low=2),
-        "histories": Key(str, TRAINING, "every", choices=("every", "causal")),
+        "histories": Key(str, TRAINING, "every", choices=("every", "causal", "whole")),
         "n_transit": Key(int, TRAINING, low=2),
         "kept_fraction": Key(float, TRAINING, 0.5, above=0, high=0.999, only=WINDOW),
         "region_stride": Key(int, TRAINING, 3, low=1),
         "mix_streams": Key(bool, TRAINING, True),
+        "reached_observations": Key(bool, TRAINING, False),
         "in_memory": Key(str, RUNNING, "auto", choices=("auto", "always", "never")),
         "soft_targets": Key(bool, TRAINING, True),
         "dense_supervision": Key(bool, TRAINING, True),

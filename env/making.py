@@ -12,7 +12,7 @@ from gymnasium.spaces import Discrete, MultiDiscrete
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from config.schema import SOURCE, TASKS, names
+from config.schema import SOURCE, SPLIT, TASKS, names
 from env.families import FAMILIES, list_tasks
 
 _limits: dict[str, int | None] = {}  # of environments that had to be made to know
@@ -103,7 +103,8 @@ def own_limit(config: dict, task: dict) -> int | None:
 def keys_read(config: dict) -> tuple[str, ...]:
     """The env section's keys that decide what this env's tasks are: where their values agree, the tasks do.
 
-    Of an env without a step limit of its own, `horizon` is one of them.
+    Of an env without a step limit of its own, `horizon` is one of them; for a source that learns from the training
+    tasks, also what splits them off.
     """
     family = FAMILIES.get(config["env"])
     read = ["env", "n_tasks", *(family.keys if family else ("env_kwargs", "task_kwargs", "task_ranges"))]
@@ -113,4 +114,6 @@ def keys_read(config: dict) -> tuple[str, ...]:
         read.append("source_sees_progress")
     if not family and not all(own_limit(config, task) for task in list_tasks(config)):
         read.append("horizon")
-    return tuple(name for name in names(SOURCE, TASKS, section="env") if name in read)
+    if config.get("learns_from"):
+        read += names(SPLIT)
+    return tuple(name for name in names(SOURCE, TASKS, SPLIT, section="env") if name in read)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import h5py
@@ -16,7 +17,7 @@ from config.loading import differences, load_config, recorded_settings
 from files import InputError, one_line
 from history.format import FORMAT_VERSION
 from history.markers import of_first_stream, rollout_length
-from scripts import families, family_paths
+from scripts import DEFAULT_SOURCE, families, family_paths, sources
 
 # What h5py raises for a damaged file. MemoryError is not among them: it says nothing of the file
 DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, LookupError, AttributeError, OverflowError)
@@ -155,9 +156,11 @@ def collect_command(config: dict | None, path: Path) -> str:
     folder = "" if path.parent == Path("datasets") else f" --traj-dir {path.parent}"
     if config is None:
         return f"python collect.py NAME{folder}"
-    for name in families():
-        shipped = load_config({section: family_paths(name)[section] for section in ("env", "algorithm")})
+    for name, source in product(families(), sources()):
+        paths = family_paths(name, source=source)
+        shipped = load_config({section: paths[section] for section in ("env", "algorithm")})
         if (shipped["env"], shipped["alg"]) == (config.get("env"), config.get("alg")):
             changed = differences(recorded_settings(shipped), config, recorded_settings(shipped))
-            return f"python collect.py {name}{folder}{' and the same --set as here' if changed else ''}"
+            which = name if source == DEFAULT_SOURCE else f"{name} --source {source}"
+            return f"python collect.py {which}{folder}{' and the same --set as here' if changed else ''}"
     return f"python collect.py{folder} with the same --env-config, --alg-config and --set as here"

@@ -80,4 +80,14 @@ class CausalHistories(Histories):
         return chosen
 
 
-HISTORIES = {"every": Histories, "causal": CausalHistories}
+class WholeHistories(Histories):
+    """A stream's own life from its beginning: for sources whose streams learn each on its own."""
+
+    def draw(self, tasks: np.ndarray, n_regions: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        regions = np.arange(n_regions)
+        n_held = self.n_rollouts[tasks][:, None] * (self.rollout_length // self.interval)
+        streams = rng.integers(self.n_streams, size=(len(tasks), 1))
+        return np.minimum(regions, n_held - 1) * self.interval, np.broadcast_to(streams, (len(tasks), n_regions))
+
+
+HISTORIES = {"every": Histories, "causal": CausalHistories, "whole": WholeHistories}

@@ -77,7 +77,7 @@ class HistoryFile:
 
     def _open_group(self, file: h5py.File, task: int) -> dict[str, h5py.Dataset]:
         """The datasets of a task that this code reads. h5py keeps their shape and dtype, once read."""
-        names = (*FIELDS, *soft_target_names(self.action_space), "compress_markers")
+        names = (*FIELDS, "next_states", *soft_target_names(self.action_space), "compress_markers")
         with reading(self.path, self.config):
             group = file.get(str(task))
             found = {name: group[name] for name in names if name in group} if isinstance(group, h5py.Group) else None
@@ -98,7 +98,8 @@ class HistoryFile:
 
     def _choose_names(self, groups: list[dict[str, h5py.Dataset]]) -> None:
         soft_names = soft_target_names(self.action_space)
-        self.names = [name for name in FIELDS if all(name in group for group in groups)]
+        fields = (*FIELDS, *(["next_states"] if self.config.get("reached_observations") else []))
+        self.names = [name for name in fields if all(name in group for group in groups)]
         self.has_soft_targets = all(name in group for group in groups for name in soft_names)
         self.has_markers = all("compress_markers" in group for group in groups)
         if self.config["soft_targets"] and self.has_soft_targets:
@@ -142,7 +143,7 @@ class HistoryFile:
             return ()
         if name == "action_probs":
             return (int(self.action_space.n),)
-        space = self.observation_space if name == "states" else self.action_space
+        space = self.observation_space if name in ("states", "next_states") else self.action_space
         return (int(np.prod(space.shape, dtype=int)),)
 
     def _check_shapes(self, group: dict[str, h5py.Dataset]) -> None:
@@ -161,7 +162,8 @@ class HistoryFile:
         Args:
             values: (steps, E, ...), the first one being step `start`.
         """
-        space = {"states": self.observation_space, "actions": self.action_space}.get(name)
+        spaces = {"states": self.observation_space, "next_states": self.observation_space, "actions": self.action_space}
+        space = spaces.get(name)
         if isinstance(space, (gym.spaces.Discrete, gym.spaces.MultiDiscrete)):
             highest = (space.n if isinstance(space, gym.spaces.Discrete) else space.nvec.ravel()) - 1
             is_whole = np.isin(values % 1, 0)  # False for NaN too

@@ -147,13 +147,24 @@ class ContextActor:
     @torch.no_grad()
     def act(self, observations: np.ndarray) -> np.ndarray:
         device = self.model.device
-        features = self.context.observe(torch.as_tensor(observations, device=device).reshape(len(observations), -1))
+        self.observations = torch.as_tensor(observations, device=device).reshape(len(observations), -1)
+        features = self.context.observe(self.observations)
         noise = torch.as_tensor(self.noise.next(), dtype=torch.float, device=device)
         self.actions = self.model.actions.sample(self.model.pred_action(features), self._temperatures(), noise)
         return self.actions.cpu().numpy()
 
     def record(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict]) -> np.ndarray:
-        return self.context.record(self.actions, torch.from_numpy(rewards), torch.from_numpy(dones))
+        taken = {"actions": self.actions, "rewards": torch.from_numpy(rewards), "dones": torch.from_numpy(dones)}
+        if self.model.config["reached_observations"]:
+            taken["reached"] = self._reached(dones, infos)
+        return self.context.record(**taken)
+
+    def _reached(self, dones: np.ndarray, infos: list[dict]) -> torch.Tensor:
+        """(N, O) the observations that episodes ended on; 0 where none ended."""
+        reached = torch.zeros_like(self.observations)
+        for env in np.flatnonzero(dones):
+            reached[env] = torch.as_tensor(infos[env]["terminal_observation"]).reshape(-1)
+        return reached
 
     def _temperatures(self) -> torch.Tensor:
         usual, exploring = torch.tensor(self.sampling.temperature, device=self.model.device), None

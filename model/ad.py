@@ -32,6 +32,8 @@ class AD(Model):
         self.reward_embedding = nn.Linear(1, D, bias=False)
         keep_standardisation(self, "reward_mean", "reward_std", ())
         self.done_embedding = nn.Embedding(2, D)
+        if config["reached_observations"]:
+            self.reached_embedding = ObservationEmbedding(config["observation_space"], D)
         self.compress_start_token = nn.Parameter(torch.zeros(D))
         self.compress_end_token = nn.Parameter(torch.zeros(D))
         self.token_type_embedding = nn.Embedding(self.context.n_types, D)
@@ -48,12 +50,22 @@ class AD(Model):
     # Tokens ---------------------------------------------------------------------------------------
 
     def embed_steps(
-        self, observations: Tensor, actions: Tensor, rewards: Tensor, dones: Tensor, starts: Tensor
+        self,
+        observations: Tensor,
+        actions: Tensor,
+        rewards: Tensor,
+        dones: Tensor,
+        starts: Tensor,
+        reached: Tensor | None = None,
     ) -> Tensor:
         """Embed environment steps: each observation with the action, reward and episode end that led to it.
 
+        Where an episode has ended, the observation is the next episode's first one; `reached_observations` adds the one
+        that the episode ended on.
+
         Args:
             observations: (B, L, O). actions: (B, L) or (B, L, A), rewards, dones: (B, L), those of the step before.
+            reached: (B, L, O) what the step before led to, needed with `reached_observations`.
             starts: (B, L) True where the step before is not known; its action, reward and done are not used.
 
         Returns:
@@ -63,12 +75,16 @@ class AD(Model):
         dones = dones.bool() & known & self.config["with_dones"]
         rewards = (rewards.float() - self.reward_mean) / self.reward_std * known
         x = self.observation_embedding(observations) + self.actions(actions, starts)
-        return x + self.reward_embedding(rewards[..., None]) + self.done_embedding(dones.long())
+        x = x + self.reward_embedding(rewards[..., None]) + self.done_embedding(dones.long())
+        if self.config["reached_observations"]:
+            x = x + self.reached_embedding(reached) * dones[..., None]
+        return x
 
     def embed_window(self, batch: dict[str, Tensor]) -> tuple[Tensor, Layout]:
         """The embedded token sequence of a batch of windows, (B, T, D), and its layout."""
         layout = self.context.layout(batch["region_lengths"])
-        before = {name: batch[name].roll(1, dims=1) for name in ("actions", "rewards", "dones")}
+        names = ("actions", "rewards", "dones", *(["reached"] if self.config["reached_observations"] else []))
+        before = {name: batch[name].roll(1, dims=1) for name in names}
         starts = batch.get("starts")
         if starts is None:  # the window shows what led to every step but its first
             starts = torch.zeros_like(batch["rewards"], dtype=torch.bool)
@@ -96,6 +112,7 @@ class AD(Model):
 
         Args:
             batch: `observations` (B, L, O), `actions` (B, L) or (B, L, A), `rewards` (B, L), `dones` (B, L),
+                with `reached_observations` also `reached` (B, L, O),
                 optionally `starts` (B, L), True at steps where the window does not show what led to them (default:
                 the first one), optionally the source policy's distributions, `action_probs` (B, L, A), or `action_means` and
                 `action_stds` (B, L, A), `region_lengths` (B, R), `target_from` (B,), the first step whose
@@ -156,7 +173,10 @@ class AD(Model):
         if not ((rewards == 0) | (rewards == 1)).all():
             self.reward_mean.copy_(rewards.double().mean())
             self.reward_std.copy_(deviation(rewards))
-        for name, part in {"observations": self.observation_embedding, "actions": self.actions}.items():
+        parts = {"observations": [self.observation_embedding], "actions": [self.actions]}
+        if self.config["reached_observations"]:
+            parts["observations"].append(self.reached_embedding)
+        for name, part in ((name, part) for name, of_name in parts.items() for part in of_name):
             if hasattr(part, "mean"):  # continuous
                 values = windows[name][held]
                 part.mean.copy_(values.double().mean(0))

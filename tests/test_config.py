@@ -30,10 +30,11 @@ CHECKS = (env.config_problems, algorithm.config_problems, model_problems)
 
 def family_of(path) -> dict:
     """The three files that a shipped one belongs to, by its name; Darkroom's where it has none of its own."""
-    name = path.stem.removeprefix("ppo_").removeprefix("ad_").removesuffix("_compressed")
+    name = path.stem.removeprefix("ad_").removesuffix("_compressed").removesuffix("_explorer")
+    name = name.removeprefix("ppo_").removeprefix("explorer_")
     own = {
         "env": ROOT / f"config/env/{name}.yaml",
-        "algorithm": ROOT / f"config/algorithm/ppo_{name}.yaml",
+        "algorithm": ROOT / f"config/algorithm/{'explorer' if 'explorer' in path.stem else 'ppo'}_{name}.yaml",
         "model": ROOT / f"config/model/ad_{name}_compressed.yaml",
     }
     return {section: own[section] if own[section].exists() else DEFAULT_CONFIG[section] for section in own}

@@ -25,14 +25,16 @@ def random_model(*settings) -> AD:
     return model.eval()
 
 
-def random_steps(n_steps: int, seed: int = 0, episode: int = 6):
-    """(observations, actions, rewards, dones) per step, for N_ENVS environments."""
+def random_steps(n_steps: int, seed: int = 0, episode: int = 6, with_reached: bool = False):
+    """(observations, actions, rewards, dones) per step, and where asked for what it reached, for N_ENVS environments."""
     rng = np.random.default_rng(seed)
     for t in range(n_steps):
         observations = torch.from_numpy(rng.integers(3, size=(N_ENVS, 2)))
         actions = torch.from_numpy(rng.integers(5, size=N_ENVS))
         rewards = torch.from_numpy(rng.random(N_ENVS, dtype=np.float32))
-        yield observations, actions, rewards, torch.full((N_ENVS,), t % episode == episode - 1)
+        dones = torch.full((N_ENVS,), t % episode == episode - 1)
+        reached = [torch.from_numpy(rng.integers(3, size=(N_ENVS, 2)))] if with_reached else []
+        yield observations, actions, rewards, dones, *reached
 
 
 def full_forward(model: AD, context: RollingContext) -> torch.Tensor:
@@ -43,6 +45,7 @@ def full_forward(model: AD, context: RollingContext) -> torch.Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("settings", [["use_compressed_context=true"], ["use_compressed_context=false", "n_transit=20"],
+                                      ["use_compressed_context=true", "reached_observations=true"],
                                       ["use_compressed_context=true", "context_regions=1"],
                                       ["use_compressed_context=true", "context_regions=3", "n_transit=36"]])  # fmt: skip
 @pytest.mark.parametrize("ends_differ", [False, True])
@@ -51,7 +54,8 @@ def test_cached_equals_uncached(settings, ends_differ):
     model = random_model(*settings)
     context = model.context.rolling(model, N_ENVS)
     rng = np.random.default_rng(5)
-    for t, (observations, *results) in enumerate(random_steps(70)):
+    with_reached = "reached_observations=true" in settings
+    for t, (observations, *results) in enumerate(random_steps(70, with_reached=with_reached)):
         features = context.observe(observations)
         if t == 0:
             context.record(*results)
@@ -68,12 +72,14 @@ def test_cached_equals_uncached(settings, ends_differ):
 @torch.no_grad()
 @pytest.mark.parametrize("episode", [5, 6])  # regions begin within episodes, or with them
 @pytest.mark.parametrize("mixed", ["mix_streams=true", "mix_streams=false"])
-def test_context_equals_what_the_dataset_builds(tmp_path, episode, mixed):
+@pytest.mark.parametrize("reached", [False, True])
+def test_context_equals_what_the_dataset_builds(tmp_path, episode, mixed, reached):
     """The same history, stepped through by the context and read from a file."""
-    model = random_model("use_compressed_context=true", "region_stride=1", "soft_targets=false", mixed)
-    steps = list(random_steps(50, episode=episode))
+    settings = ["use_compressed_context=true", "region_stride=1", "soft_targets=false", mixed]
+    model = random_model(*settings, f"reached_observations={reached}")
+    steps = list(random_steps(50, episode=episode, with_reached=reached))
     arrays = [torch.stack(values).numpy() for values in zip(*steps)]
-    changes = dict(zip(("states", "actions", "rewards", "dones"), arrays))
+    changes = dict(zip(("states", "actions", "rewards", "dones", "next_states"), arrays))
     path = write_file(history_path(model.config, tmp_path), model.config, 50, N_ENVS, action_probs=None, **changes)
     dataset = ADDataset(model.config, tmp_path, "test")
     assert h5py.is_hdf5(path)

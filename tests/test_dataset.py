@@ -58,6 +58,12 @@ def test_a_window_is_the_current_region_and_the_one_stride_rollouts_before(make,
     assert len(seen) == len(dataset)
 
 
+def test_a_file_without_next_states_goes_without_reached_observations(make):
+    with pytest.warns(UserWarning, match="no next_states and dones: reached_observations is off"):
+        dataset = make("reached_observations=true", next_states=None)
+    assert "reached" not in dataset[0] and not dataset.config["reached_observations"]
+
+
 def test_unfinished_tail_is_used_and_padded(make):
     dataset = make(source_timesteps=41, mode="test")  # three regions and 5 steps
     batch = dataset.batch(np.arange(len(dataset)))

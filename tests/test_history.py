@@ -250,10 +250,10 @@ def test_interrupted_collection_repeats_only_what_is_missing(tiny_histories, tmp
     stamps = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.hdf5")}
     collected = []
 
-    def watch(config, tasks, parts, log_dir, ranks, collect_tasks=collect.collect_tasks):
+    def watch(config, tasks, parts, log_dir, ranks, prepared, collect_tasks=collect.collect_tasks):
         collected.extend(tasks)
         assert {path.name: path.stat().st_mtime_ns for path in parts.glob("*.hdf5")} == stamps
-        return collect_tasks(config, tasks, parts, log_dir, ranks)
+        return collect_tasks(config, tasks, parts, log_dir, ranks, prepared)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collect, "collect_tasks", watch)
@@ -559,9 +559,11 @@ def test_a_missing_file_names_the_command_that_collects_it():
     )
     assert collect_command(load_config(pendulum), path) == "python collect.py pendulum"
     same = "python collect.py with the same --env-config, --alg-config and --set as here"
-    assert collect_command(load_config(a2c), path) == same
+    assert collect_command(load_config(a2c), path) == "python collect.py darkroom --source a2c"
+    own = load_config(a2c) | {"alg": "mine:Own"}
+    assert collect_command(own, path) == same
     with pytest.raises(InputError, match=f"no such history file; collect it with: {same}"):
-        read_origin(path, load_config(a2c))
+        read_origin(path, own)
 
 
 def test_env_keys_that_the_env_does_not_read_are_not_compared():

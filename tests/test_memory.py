@@ -24,11 +24,12 @@ def test_the_plan_merges_the_oldest_neighbours_of_a_level():
 
 @torch.no_grad()
 @pytest.mark.parametrize("memory_regions", [0, 1, 2, 3, 20])
-def test_acting_equals_one_pass_over_the_history(memory_regions):
-    model = random_model(*MEMORY, f"memory_regions={memory_regions}")
+@pytest.mark.parametrize("more", ["reached_observations=false", "reached_observations=true"])
+def test_acting_equals_one_pass_over_the_history(memory_regions, more):
+    model = random_model(*MEMORY, f"memory_regions={memory_regions}", more)
     torch.nn.init.normal_(model.context.age_bias)
-    steps, n_steps = list(random_steps(36, episode=5)), 36
-    observations, actions, rewards, dones = (torch.stack(values, dim=1) for values in zip(*steps))
+    steps, n_steps = list(random_steps(36, episode=5, with_reached=True)), 36
+    observations, actions, rewards, dones, reached = (torch.stack(values, dim=1) for values in zip(*steps))
     context, features = model.context.rolling(model, N_ENVS), []
     for observation, *results in steps:
         features.append(context.observe(observation))
@@ -37,6 +38,7 @@ def test_acting_equals_one_pass_over_the_history(memory_regions):
     starts[:, 4::4] = ~dones[:, 3:-1:4]
     starts[:, 0] = True
     batch = {"observations": observations, "actions": actions, "rewards": rewards, "dones": dones, "starts": starts}
+    batch["reached"] = reached
     x, layout = model.embed_window(batch | {"region_lengths": torch.full((N_ENVS, 9), 4)})
     together = model.context.read(model.transformer, x, layout)
     token = (layout.types[0] == 0).nonzero()[:, 0]
@@ -85,6 +87,21 @@ def test_a_history_makes_progress_only_where_there_is_a_reason(tmp_path):
     losses = model(batch)
     losses["loss_total"].backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("context", ["context=memory", "context=regions", "context=window"])
+def test_whole_histories_are_the_beginnings_of_streams(tmp_path, context):
+    settings = ["use_compressed_context=true", "histories=whole", "n_transit=24", "history_regions=8", context]
+    settings += ["compress_interval=4", "n_summary=2"] if context == "context=memory" else []
+    model = random_model(*settings)
+    write_file(history_path(model.config, tmp_path), model.config | {"compress_interval": 12}, 120, 4)
+    batch = ADDataset(model.config, tmp_path, "train").sample_batch(64, np.random.default_rng(0))
+    rewards = batch["rewards"].numpy().astype(int)
+    for row, n_steps in enumerate(batch["region_lengths"].sum(1).tolist()):
+        assert (np.diff(rewards[row, :n_steps]) == 10).all()  # one stream's steps, one after the other
+        assert context != "context=memory" or rewards[row, 0] % 10_000 < 10
+    assert batch["starts"].sum() == 64  # what led to a step is shown for all but the first
+    assert torch.isfinite(model(batch)["loss_total"])
 
 
 @pytest.mark.parametrize(

@@ -77,10 +77,10 @@ class MemoryContext:
             self.ended |= (self.model.pred_token_type(features).argmax(-1) == TokenType.COMPRESS_END).cpu()
         return features
 
-    def record(self, actions: Tensor, rewards: Tensor, dones: Tensor) -> np.ndarray:
-        """Take what followed the observation, (N,) each or (N, A) actions; return where a region ended, (N,)."""
-        taken = {"actions": actions, "rewards": rewards, "dones": dones}
-        self.newest = {name: values.to(self.device) for name, values in taken.items()}
+    def record(self, actions: Tensor, rewards: Tensor, dones: Tensor, reached: Tensor | None = None) -> np.ndarray:
+        """As in RollingContext."""
+        taken = {"actions": actions, "rewards": rewards, "dones": dones, "reached": reached}
+        self.newest = {name: values.to(self.device) for name, values in taken.items() if values is not None}
         self.waited += 1
         paid = (rewards != 0).cpu()
         self.longest_wait = torch.where(paid, torch.maximum(self.longest_wait, self.waited), self.longest_wait)
@@ -106,6 +106,7 @@ class MemoryContext:
             entries = space["sizes"] if space["kind"] == "continuous" else []
             before = {name: torch.zeros(self.N, 1, device=self.device) for name in ("rewards", "dones")}
             before["actions"] = torch.zeros(self.N, 1, *entries, device=self.device)
+            before["reached"] = torch.zeros_like(observations)[:, None]
         x = self.model.embed_steps(observations[:, None], **before, starts=starts)
         positions = self.region_lengths[:, 1:].to(self.device)
         return x + self.model.embed_place(torch.full_like(positions, TokenType.TRANSITION), positions)

@@ -37,6 +37,9 @@ class RollingContext:
         self.device = self.cache.keys.device
         self.steps: dict[str, Tensor] = {}  # the window's steps, (N, C, ...); made when the first ones are known
         self.newest: dict[str, Tensor] = {}  # of each of these, what was taken last, (N, ...)
+        self.followed = ["actions", "rewards", "dones"]  # what is kept of each step beside its observation
+        if model.config["reached_observations"]:
+            self.followed.append("reached")
         self.everyone = torch.arange(n_envs)
         self.region_lengths = torch.zeros(n_envs, context.n_regions, dtype=torch.long)
         self.ended = torch.ones(n_envs, dtype=torch.bool)  # environments that start a region with the next step
@@ -68,11 +71,15 @@ class RollingContext:
         self.ended |= self.region_lengths[:, -1] == self.context.region_capacity
         return features
 
-    def record(self, actions: Tensor, rewards: Tensor, dones: Tensor) -> np.ndarray:
-        """Take what followed the observation, (N,) each or (N, A) actions; return where a region ended, (N,)."""
+    def record(self, actions: Tensor, rewards: Tensor, dones: Tensor, reached: Tensor | None = None) -> np.ndarray:
+        """Take what followed the observation: (N,) each, (N, A) actions, and with `reached_observations` the
+        (N, O) observation that an ended episode reached. Return where a region ended, (N,).
+        """
         newest = self.n_steps - 1
-        for name, values in (("actions", actions), ("rewards", rewards), ("dones", dones)):
-            self._store(name, newest, values)
+        taken = {"actions": actions, "rewards": rewards, "dones": dones, "reached": reached}
+        for name, values in taken.items():
+            if values is not None:
+                self._store(name, newest, values)
         return self.ended.numpy().copy()
 
     def seeks_reward(self, patience: float | None) -> Tensor:
@@ -99,7 +106,7 @@ class RollingContext:
         """The contexts of some environments as a batch, as `ADDataset` builds it from a history."""
         longest, lengths = int(self.n_steps[envs].max()), self.region_lengths[envs]
         batch = {name: values[envs, :longest] for name, values in self.steps.items()}
-        for name in ("actions", "rewards", "dones"):  # nothing has followed the very first observation yet
+        for name in self.followed:  # nothing has followed the very first observation yet
             if name not in batch:
                 batch[name] = self._nothing_yet(name, batch["observations"])
         starts = self.context.starts(lengths, batch["dones"])
@@ -134,6 +141,8 @@ class RollingContext:
         return features[newest]
 
     def _nothing_yet(self, name: str, observations: Tensor) -> Tensor:
+        if name == "reached":
+            return torch.zeros_like(observations)
         space = self.model.config["action_space"]
         is_vector = name == "actions" and space["kind"] == "continuous"
         return torch.zeros(*observations.shape[:2], *(space["sizes"] if is_vector else []), device=self.device)
@@ -141,7 +150,7 @@ class RollingContext:
     def _append(self, envs: Tensor) -> Tensor:
         """Encode only the newest step of `envs` and add it to the cache; return its features, (N', D)."""
         held = self.cache.rows(envs)
-        step = {n: self.newest[n][held][:, None] for n in ("observations", "actions", "rewards", "dones")}
+        step = {n: self.newest[n][held][:, None] for n in ("observations", *self.followed)}
         starts = torch.zeros_like(step["rewards"], dtype=torch.bool)
         self.last_positions[envs] += 1
         positions = self.last_positions[envs].to(self.device)[:, None]

@@ -1,0 +1,204 @@
+"""What the histories of training tasks teach: where steps lead, what they pay, and how to act if one knew the task.
+
+Read from a history file alone. For Discrete and MultiDiscrete observations and Discrete actions, which can be
+counted. A *situation* is an observation and how many steps of the episode have paid so far, up to `MOST_PAID`: on
+many tasks what to do next changes with a reward, such as a key found. A *step* is a situation, an action and the
+observation that it led to.
+
+Letters in shapes: K tasks, X situations, A actions, U different steps, T steps per stream, E streams.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from files import InputError
+from history.origin import reading
+
+MOST_PAID = 2  # more rewards within an episode are not told apart
+MOST_OBSERVATIONS = 100_000
+PRIOR_STEPS = 1.0  # so many imagined steps stand for what the rest of the experience says
+LEAST_NOISE = 0.1  # standard deviation of rewards, as a share of their range
+DISCOUNT = 0.95
+TIE = 0.01  # actions within this share of the best value are equally good
+NEEDED = ("states", "actions", "rewards", "next_states", "dones")
+
+
+class Numbers:
+    """Numbers for observations, situations and steps, (...) each."""
+
+    def __init__(self, sizes: tuple[int, ...], n_actions: int):
+        self.sizes, self.n_actions, self.n_observations = sizes, n_actions, int(np.prod(sizes))
+        self.n_situations = (MOST_PAID + 1) * self.n_observations
+
+    def observations(self, values: np.ndarray) -> np.ndarray:
+        """(..., entries) to (...)."""
+        return np.ravel_multi_index(tuple(np.moveaxis(values.astype(np.int64), -1, 0)), self.sizes)
+
+    def situations(self, observations: np.ndarray, n_paid: np.ndarray) -> np.ndarray:
+        return np.minimum(n_paid, MOST_PAID) * self.n_observations + observations
+
+    def steps(self, situations: np.ndarray, actions: np.ndarray, reached: np.ndarray) -> np.ndarray:
+        return (situations * self.n_actions + actions) * self.n_observations + reached
+
+    def places(self, steps: np.ndarray) -> np.ndarray:
+        """The observation that steps lead to."""
+        return steps % self.n_observations
+
+    def pairs(self, steps: np.ndarray) -> np.ndarray:
+        """Situation and action of steps: situation * A + action."""
+        return steps // self.n_observations
+
+    def n_paid(self, steps: np.ndarray) -> np.ndarray:
+        """Rewards of the episode before steps."""
+        return self.pairs(steps) // self.n_actions // self.n_observations
+
+    def arrivals(self, steps: np.ndarray) -> np.ndarray:
+        """The observation that steps lead to, and the rewards before; a number below X."""
+        return self.situations(self.places(steps), self.n_paid(steps))
+
+
+@dataclass
+class Counts:
+    """What happened on K tasks: (U,) numbers of steps, ascending; (K, U) how often each was taken, and sums over these."""
+
+    steps: np.ndarray
+    taken: np.ndarray
+    rewards: np.ndarray
+    squares: np.ndarray
+    ends: np.ndarray
+
+
+@dataclass
+class Knowledge:
+    """What is known of K tasks.
+
+    steps: (U,) numbers of all steps that were ever taken, ascending. chances: (K, U) how probable the step's outcome
+    is, usual_chances: (U,) on any task. rewards: (K, U) what it pays in the mean; noise: their deviation from that.
+    goes_on: (K, U) the chance that the episode does not end with it. policies: (K, X, A) best ways to act.
+    """
+
+    numbers: Numbers
+    steps: np.ndarray
+    chances: np.ndarray
+    usual_chances: np.ndarray
+    rewards: np.ndarray
+    noise: float
+    goes_on: np.ndarray
+    policies: np.ndarray
+
+    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(E,) numbers of steps to their places in `steps`, and whether they are there."""
+        places = np.minimum(np.searchsorted(self.steps, numbers), len(self.steps) - 1)
+        return places, self.steps[places] == numbers
+
+
+def learn_from(path: Path, tasks: list[int], observation_space: dict, action_space: dict) -> Knowledge:
+    """Read what the groups `tasks` of a history file teach. Tasks on which nothing ever paid are left out.
+
+    Args:
+        observation_space, action_space: as `env.describe_spaces` gives them.
+
+    Raises:
+        InputError: the spaces cannot be counted, or the file lacks something.
+    """
+    sizes = tuple(observation_space["sizes"])
+    if observation_space["kind"] != "discrete" or action_space["kind"] != "discrete":
+        raise InputError("alg: Explorer counts observations and actions: expected Discrete ones; use PPO or A2C here")
+    if np.prod(sizes, dtype=float) > MOST_OBSERVATIONS:
+        raise InputError(
+            f"alg: Explorer counts observations: expected at most {MOST_OBSERVATIONS} different ones, got {sizes}; "
+            "use PPO or A2C here"
+        )
+    numbers = Numbers(sizes, action_space["sizes"][0])
+    counts = _count([_read_task(path, task, numbers) for task in tasks])
+    pairs = numbers.pairs(counts.steps)
+    usual, tries = counts.taken.sum(0) / _group_sums(pairs, counts.taken).sum(0), _group_sums(pairs, counts.taken)
+    chances = (counts.taken + PRIOR_STEPS * usual) / (tries + PRIOR_STEPS)
+    rewards, noise = _expected_rewards(counts, numbers)
+    goes_on = 1 - counts.ends / np.maximum(counts.taken, 1)
+    paid = (counts.rewards != 0).any(axis=1) if (counts.rewards != 0).any() else slice(None)
+    chances, rewards, goes_on = chances[paid], rewards[paid], goes_on[paid]
+    policies = plan(numbers, counts.steps, chances, rewards, goes_on)
+    return Knowledge(numbers, counts.steps, chances, usual, rewards, noise, goes_on, policies)
+
+
+def _read_task(path: Path, task: int, numbers: Numbers) -> tuple[np.ndarray, ...]:
+    """A task's different steps, and what `Counts` keeps of each; (U',) all."""
+    with reading(path), h5py.File(path) as file:
+        missing = [name for name in NEEDED if name not in file[str(task)]] if str(task) in file else [str(task)]
+        if missing:
+            raise InputError(f"{path}: lacks {', '.join(missing)}, which alg: Explorer learns from; collect it again")
+        states, actions, rewards, reached, dones = (file[str(task)][name][()] for name in NEEDED)
+    situations = numbers.situations(numbers.observations(states), rewards_before(rewards, dones))
+    taken = numbers.steps(situations, actions.astype(np.int64), numbers.observations(reached))
+    steps, which, n_taken = np.unique(taken.ravel(), return_inverse=True, return_counts=True)
+    paid = rewards.ravel().astype(np.float64)
+    return steps, n_taken, *(np.bincount(which, values) for values in (paid, paid**2, dones.ravel()))
+
+
+def rewards_before(rewards: np.ndarray, dones: np.ndarray) -> np.ndarray:
+    """(T, E) rewards and ends of episodes to (T, E): how many steps of the episode have paid before each one."""
+    paid = (rewards != 0).cumsum(axis=0)
+    before = np.concatenate([np.zeros_like(paid[:1]), paid[:-1]])
+    begins = np.concatenate([np.ones_like(dones[:1]), dones[:-1]]).astype(bool)
+    return before - np.maximum.accumulate(np.where(begins, before, 0), axis=0)
+
+
+def _count(tasks: list[tuple[np.ndarray, ...]]) -> Counts:
+    steps = np.unique(np.concatenate([of_task[0] for of_task in tasks]))
+    sums = np.zeros((4, len(tasks), len(steps)))
+    for k, (of_task, *values) in enumerate(tasks):
+        sums[:, k, np.searchsorted(steps, of_task)] = values
+    return Counts(steps, *sums)
+
+
+def _group_sums(groups: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(K, U) values to the sums over all entries of the same group, in each entry's place."""
+    _, which = np.unique(groups, return_inverse=True)
+    return np.stack([np.bincount(which, row)[which] for row in values])
+
+
+def _expected_rewards(counts: Counts, numbers: Numbers) -> tuple[np.ndarray, float]:
+    """(K, U) mean rewards, and their noise.
+
+    Where a task is short of experience, other steps of its that led to the same place speak for it, and where there
+    are none either, the other tasks. There each task counts once, however long it stayed.
+    """
+    places, arrivals = numbers.places(counts.steps), numbers.arrivals(counts.steps)
+    visits = _group_sums(places, counts.taken)
+    of_tasks = np.divide(_group_sums(places, counts.rewards), visits, out=np.zeros_like(visits), where=visits > 0)
+    usual = of_tasks.sum(axis=0) / (visits > 0).sum(axis=0)
+    paid, times = _group_sums(arrivals, counts.rewards), _group_sums(arrivals, counts.taken)
+    usual = (paid + PRIOR_STEPS * usual) / (times + PRIOR_STEPS)
+    means = counts.rewards / np.maximum(counts.taken, 1)
+    within = (counts.squares - counts.taken * means**2).sum() / counts.taken.sum()
+    noise = max(float(np.sqrt(max(within, 0))), LEAST_NOISE * float(np.ptp(means)), 1e-6)
+    return (counts.rewards + PRIOR_STEPS * usual) / (counts.taken + PRIOR_STEPS), noise
+
+
+def plan(
+    numbers: Numbers, steps: np.ndarray, chances: np.ndarray, rewards: np.ndarray, goes_on: np.ndarray
+) -> np.ndarray:
+    """Value iteration in K models, (K, U) each: (K, X, A) best policies, with equal chances for equally good actions."""
+    pairs, firsts = np.unique(numbers.pairs(steps), return_index=True)
+    places, n_paid = numbers.places(steps), numbers.n_paid(steps)
+    unpaid, paid = numbers.situations(places, n_paid), numbers.situations(places, n_paid + 1)
+    largest = np.abs(rewards).max(initial=1e-9)
+    pays = np.abs(rewards) / largest  # the chance of a reward, where all are of one size
+    values = np.zeros((len(rewards), numbers.n_situations))
+    q = np.zeros((*values.shape, numbers.n_actions))
+    for _ in range(1000):
+        ahead = (1 - pays) * values[:, unpaid] + pays * values[:, paid]
+        outcomes = chances * (rewards + DISCOUNT * goes_on * ahead)
+        q.reshape(len(q), -1)[:, pairs] = np.add.reduceat(outcomes, firsts, axis=1)
+        before, values = values, q.max(axis=2)
+        if np.abs(values - before).max() < 1e-3 * largest:
+            break
+    best = values[:, :, None]
+    is_best = q >= best - TIE * np.abs(best)
+    return (is_best / is_best.sum(axis=2, keepdims=True)).astype(np.float32)

@@ -1,0 +1,125 @@
+"""The explorer: what it reads from histories, its beliefs by hand, and that it knows nothing of held-out tasks."""
+
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+from conftest import TINY_ENV, set_flags, tiny_config
+
+import collect
+import env
+import train
+from algorithm.explorer import Beliefs, Explorer
+from algorithm.knowledge import Knowledge, Numbers, learn_from, plan, rewards_before
+from files import InputError
+from history.curve import source_curve
+from history.format import history_path
+
+EXPLORER = ["alg=Explorer", "n_stream=6", "n_steps=12", "total_source_timesteps=5000"]
+YAML = "config/algorithm/explorer_darkroom.yaml"
+
+
+@pytest.fixture(scope="module")
+def explored(tiny_histories, tmp_path_factory):
+    """Folder with PPO's and the explorer's histories of the tiny family."""
+    folder = tmp_path_factory.mktemp("explored")
+    ppo = history_path(tiny_config(), tiny_histories)
+    shutil.copy(ppo, folder / ppo.name)
+    assert collect.main(arguments(folder)) == 0
+    return folder
+
+
+def arguments(folder, *settings):
+    flags = set_flags(*TINY_ENV, *EXPLORER[1:], *settings)
+    return ["--alg-config", YAML, "--traj-dir", str(folder), "--log-dir", str(folder / "logs"), *flags]
+
+
+def test_rewards_before_a_step_count_within_its_episode():
+    rewards = np.array([0, 1, 1, 0, -2, 0])[:, None]
+    dones = np.array([0, 0, 1, 0, 1, 0])[:, None]
+    assert rewards_before(rewards, dones)[:, 0].tolist() == [0, 0, 1, 0, 0, 0]
+
+
+def test_planning_takes_the_shortest_way():
+    """Four cells in a row, left and right; the rightmost one pays in one model, the leftmost one in the other."""
+    numbers = Numbers((4,), 2)
+    cells, actions = np.repeat(np.arange(4), 2), np.tile([0, 1], 4)
+    reached = np.clip(cells + 2 * actions - 1, 0, 3)
+    steps = np.sort(numbers.steps(cells, actions, reached))
+    rewards = np.stack([numbers.places(steps) == 3, numbers.places(steps) == 0]).astype(float)
+    policies = plan(numbers, steps, np.ones(rewards.shape), rewards, np.ones(rewards.shape))
+    assert policies[0, :4, 1].tolist() == [1, 1, 1, 1] and policies[1, :4, 0].tolist() == [1, 1, 1, 1]
+
+
+def one_cell(policies: np.ndarray, rewards: np.ndarray) -> Knowledge:
+    """Tasks in one cell, with (K, A) policies and what the actions pay."""
+    numbers, K = Numbers((1,), policies.shape[1]), len(policies)
+    steps = np.arange(policies.shape[1])
+    everywhere = np.repeat(policies[:, None], numbers.n_situations, axis=1).astype(np.float32)
+    ones = np.ones((K, len(steps)))
+    return Knowledge(numbers, steps, ones, ones[0], rewards, 0.1, ones, everywhere)
+
+
+def test_beliefs_rule_out_keep_and_know_what_they_do():
+    """Three tasks with an action each that pays there; the second policy takes its action half of the time."""
+    policies = np.array([[1, 0, 0], [0, 0.5, 0.5], [0, 0, 1]])
+    beliefs, cell, end = Beliefs(one_cell(policies, np.eye(3)), 1), np.zeros((1, 1)), np.array([True])
+    predict = lambda: beliefs.predict(cell)[0].round(3).tolist()  # noqa: E731
+    assert predict() == [0.333, 0.167, 0.5]
+    beliefs.learn(np.array([2]), np.array([0.0]), cell, np.array([False]))  # within the episode: its policy is 1 or 2
+    assert predict() == [0, 0.5, 0.5]  # and task 2 is ruled out
+    beliefs.learn(np.array([1]), np.array([0.0]), cell, end)
+    assert predict() == [1, 0, 0]  # a new episode; only task 0 is left
+    beliefs.learn(np.array([0]), np.array([1.0]), cell, end)
+    assert predict() == [1, 0, 0]
+
+
+def test_when_all_tasks_are_ruled_out_anything_may_be():
+    beliefs = Beliefs(one_cell(np.array([[0.5, 0.5, 0]]), np.array([[1.0, 0, 0]])), 1)
+    cell, end = np.zeros((1, 1)), np.array([True])
+    beliefs.predict(cell)
+    beliefs.learn(np.array([0]), np.array([0.0]), cell, end)  # the only task that is known is ruled out
+    assert beliefs.predict(cell)[0] == pytest.approx([1 / 3] * 3, abs=1e-3)  # now anything may be
+
+
+def test_it_finds_every_goal_of_the_tiny_family(explored):
+    config = tiny_config() | {"alg": "Explorer", "n_steps": 12, "learns_from": "PPO"}
+    for mode in ("train", "test"):
+        _, returns = source_curve(history_path(config, explored), env.split_tasks(config)[mode], config)
+        best = np.mean([env.optimal_return(config, env.list_tasks(config)[i]) for i in env.split_tasks(config)[mode]])
+        assert returns[-1] > 0.95 * best, mode
+    with h5py.File(history_path(config, explored)) as file:
+        assert np.allclose(file["0/action_probs"][()].sum(-1), 1, atol=1e-2)
+
+
+def test_it_knows_nothing_of_held_out_tasks(explored, tmp_path):
+    config = tiny_config() | {"learns_from": "PPO"}
+    path = history_path(config, explored)
+    before = Explorer.prepare(config, explored)
+    cut = tmp_path / path.name
+    shutil.copy(path, cut)
+    with h5py.File(cut, "a") as file:
+        for task in env.split_tasks(config)["test"]:
+            del file[str(task)]
+    after = Explorer.prepare(config, tmp_path)
+    assert np.array_equal(before.policies, after.policies) and np.array_equal(before.rewards, after.rewards)
+
+
+def test_another_split_is_refused(explored, capsys):
+    """Its training tasks are in the histories: they cannot be held out any more."""
+    assert "env_split_seed" in refused(lambda: collect.main(arguments(explored, "env_split_seed=1")))
+    command = ["--alg-config", YAML, "--traj-dir", str(explored), *set_flags(*TINY_ENV, "env_split_seed=1")]
+    assert "env_split_seed: 0 there, 1" in refused(lambda: train.main(command))
+
+
+def test_it_says_what_it_needs(tmp_path):
+    assert "collect it first" in refused(lambda: collect.main(arguments(tmp_path)))
+    spaces = {"kind": "continuous", "sizes": [3]}, {"kind": "discrete", "sizes": [2]}
+    assert "expected Discrete" in refused(lambda: learn_from(tmp_path / "any", [0], *spaces))
+
+
+def refused(call) -> str:
+    with pytest.raises(InputError) as found:
+        call()
+    return str(found.value)
