@@ -78,17 +78,14 @@ class Knowledge:
     """What is known of K tasks.
 
     steps: (U,) numbers of all steps that were ever taken, ascending. chances: (K, U) how probable the step's outcome
-    is, usual_chances: (U,) on any task. rewards: (K, U) what it pays in the mean; noise: their deviation from that.
-    goes_on: (K, U) the chance that the episode does not end with it. policies: (K, X, A) best ways to act.
+    is. rewards: (K, U) what it pays in the mean; noise: their deviation from that. policies: (K, X, A) best ways to act.
     """
 
     numbers: Numbers
     steps: np.ndarray
     chances: np.ndarray
-    usual_chances: np.ndarray
     rewards: np.ndarray
     noise: float
-    goes_on: np.ndarray
     policies: np.ndarray
 
     def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -121,10 +118,14 @@ def learn_from(path: Path, tasks: list[int], observation_space: dict, action_spa
     chances = (counts.taken + PRIOR_STEPS * usual) / (tries + PRIOR_STEPS)
     rewards, noise = _expected_rewards(counts, numbers)
     goes_on = 1 - counts.ends / np.maximum(counts.taken, 1)
-    paid = (counts.rewards != 0).any(axis=1) if (counts.rewards != 0).any() else slice(None)
-    chances, rewards, goes_on = chances[paid], rewards[paid], goes_on[paid]
-    policies = plan(numbers, counts.steps, chances, rewards, goes_on)
-    return Knowledge(numbers, counts.steps, chances, usual, rewards, noise, goes_on, policies)
+    paid = (counts.rewards != 0).any(axis=1)
+    more = _imagined_rewards(counts, numbers)
+    rewards = np.concatenate([rewards[paid], more])
+    chances = np.concatenate([chances[paid], np.broadcast_to(usual, more.shape)])
+    goes_on = np.concatenate([goes_on[paid], np.ones(more.shape)])
+    return Knowledge(
+        numbers, counts.steps, chances, rewards, noise, plan(numbers, counts.steps, chances, rewards, goes_on)
+    )
 
 
 def _read_task(path: Path, task: int, numbers: Numbers) -> tuple[np.ndarray, ...]:
@@ -179,6 +180,16 @@ def _expected_rewards(counts: Counts, numbers: Numbers) -> tuple[np.ndarray, flo
     within = (counts.squares - counts.taken * means**2).sum() / counts.taken.sum()
     noise = max(float(np.sqrt(max(within, 0))), LEAST_NOISE * float(np.ptp(means)), 1e-6)
     return (counts.rewards + PRIOR_STEPS * usual) / (counts.taken + PRIOR_STEPS), noise
+
+
+def _imagined_rewards(counts: Counts, numbers: Numbers) -> np.ndarray:
+    """(more, U) what steps pay if the task is none of the known ones: for each place at which none of them pays, that it
+    pays there what it usually does. So no place is beyond suspicion.
+    """
+    places, rewarded = numbers.places(counts.steps), (counts.rewards != 0).any(axis=0)
+    suspects = np.setdiff1d(places, places[rewarded])
+    usual = np.median((counts.rewards / np.maximum(counts.taken, 1))[counts.rewards != 0]) if rewarded.any() else 1.0
+    return usual * (places == suspects[:, None])
 
 
 def plan(

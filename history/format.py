@@ -25,11 +25,12 @@ def soft_target_names(action_space: gym.Space) -> tuple[str, ...]:
 
 
 def history_path(config: dict, traj_dir: str | Path) -> Path:
-    """Where the source histories of this env, algorithm and seed are kept."""
-    return (
-        Path(traj_dir)
-        / f"history_{file_name(config['env'])}_{file_name(config['alg'])}_alg-seed{config['alg_seed']}.hdf5"
-    )
+    """Where the source histories of this env, algorithm and seed are kept; of a source that knows training tasks, of this
+    split.
+    """
+    split = f"_split-seed{config['env_split_seed']}" if config.get("learns_from") else ""
+    stem = f"history_{file_name(config['env'])}_{file_name(config['alg'])}_alg-seed{config['alg_seed']}{split}"
+    return Path(traj_dir) / f"{stem}.hdf5"
 
 
 def file_name(name: str) -> str:

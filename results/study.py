@@ -29,7 +29,7 @@ from config.loading import load_config
 from env import split_tasks
 from history.curve import source_curve
 from history.format import history_path
-from scripts import DEFAULT_FAMILY, family_paths, run_script
+from scripts import DEFAULT_FAMILY, DEFAULT_SOURCE, family_paths, run_script
 
 REFERENCE = ROOT / "results" / "reference" / "ckpt-800.pt"
 MEMORY = "config/model/ad_dr_memory.yaml"
@@ -40,7 +40,8 @@ EXPLORING = {"exploring-1.0": ("--set", "exploring_temperature=1.0")}
 class Setting:
     """One row of a table: the same training with several seeds, evaluated in one or more ways.
 
-    family: NAME of the scripts' command line. is_standard: whether its model config is that of standard AD.
+    family, source: NAME and `--source` of the scripts' command line. is_standard: whether its model config is that of
+    standard AD.
     model: a model config in place of the family's.
     evaluations: name of a score file to further arguments of evaluate.py.
     """
@@ -49,6 +50,7 @@ class Setting:
     overrides: tuple[str, ...] = ()
     family: str = DEFAULT_FAMILY
     is_standard: bool = False
+    source: str = DEFAULT_SOURCE
     model: str | None = None
     seeds: tuple[int, ...] = (0,)
     splits: tuple[int, ...] = (0,)
@@ -60,6 +62,22 @@ def standard(name: str, n_transit: int, batch_size: int) -> Setting:
     overrides = (f"n_transit={n_transit}", f"train_batch_size={batch_size}")
     evaluations = {f"temperature-{t}": ("--temperature", t) for t in ("0.6", "1.0")}
     return Setting(name, overrides, is_standard=True, seeds=(0, 1, 2), evaluations=evaluations)
+
+
+def explorer(name: str, *overrides: str, family: str = DEFAULT_FAMILY, **more) -> Setting:
+    """Trained on the explorer's histories."""
+    return Setting(name, overrides, family, source="explorer", **more)
+
+
+def explorer_controls(family: str, prefix: str, interval: int, n_slots: int, batch_size: int) -> list[Setting]:
+    """Other contexts on the same histories, with as many tokens per update; `n_slots` is what memory holds, in tokens."""
+    two = ("context=regions", f"n_transit={2 * interval}", f"train_batch_size={batch_size // (2 * interval)}")
+    window = ("context=window", f"n_transit={n_slots}", f"train_batch_size={batch_size // n_slots}")
+    return [
+        explorer(f"{prefix}-two-regions", *two, family=family),
+        explorer(f"{prefix}-window", *window, family=family),
+        explorer(f"{prefix}-0", "memory_regions=0", family=family),
+    ]
 
 
 def of_family(family: str) -> list[Setting]:
@@ -104,6 +122,12 @@ SETTINGS = [
     Setting("memory-0", ("memory_regions=0",), model=MEMORY),
     Setting("compressed-causal", ("histories=causal",)),
     Setting("standard-160-causal", ("histories=causal", "n_transit=160"), is_standard=True),
+    explorer("explorer", seeds=(0, 1, 2, 3, 4), evaluations={"default": ("--episodes", "500")}),
+    explorer("explorer-split", seeds=(0, 1, 2), splits=(1, 2)),
+    *explorer_controls(DEFAULT_FAMILY, "explorer", interval=40, n_slots=128, batch_size=5888),
+    explorer("hard-explorer", family="darkroom_hard", seeds=(0, 1, 2)),
+    *explorer_controls("darkroom_hard", "hard-explorer", interval=40, n_slots=152, batch_size=6624),
+    explorer("hard-explorer-unreached", "reached_observations=false", family="darkroom_hard"),
     *(setting for family in FAMILIES for setting in of_family(family)),
 ]
 
@@ -118,6 +142,7 @@ def run(setting: Setting, split: int, seed: int) -> None:
     sets = [*setting.overrides, f"train_seed={seed}", f"env_split_seed={split}", "eval_interval=1000000"]
     flags = [flag for item in sets for flag in ("--set", item)]
     mode = ["--standard"] if setting.is_standard else ["--model-config", setting.model] if setting.model else []
+    mode += ["--source", setting.source]
     call("train.py", setting.family, *mode, "--run-dir", str(run_dir), "--device", "cpu", *flags)
     newest = checkpoint_paths(run_dir)[-1]
     if (setting.name, split, seed) == ("compressed", 0, 0):

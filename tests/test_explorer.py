@@ -16,7 +16,9 @@ from files import InputError
 from history.curve import source_curve
 from history.format import history_path
 
-EXPLORER = ["alg=Explorer", "n_stream=6", "n_steps=12", "total_source_timesteps=5000"]
+EXPLORER = ["alg=Explorer", "n_stream=6", "n_steps=12", "total_source_timesteps=5000", "explorer_noise=0"]
+EXPLORED = tiny_config() | {"alg": "Explorer", "n_steps": 12, "learns_from": "PPO"}
+NONE = np.zeros(1)  # noise
 YAML = "config/algorithm/explorer_darkroom.yaml"
 
 
@@ -58,33 +60,27 @@ def one_cell(policies: np.ndarray, rewards: np.ndarray) -> Knowledge:
     steps = np.arange(policies.shape[1])
     everywhere = np.repeat(policies[:, None], numbers.n_situations, axis=1).astype(np.float32)
     ones = np.ones((K, len(steps)))
-    return Knowledge(numbers, steps, ones, ones[0], rewards, 0.1, ones, everywhere)
+    return Knowledge(numbers, steps, ones, rewards, 0.1, everywhere)
 
 
 def test_beliefs_rule_out_keep_and_know_what_they_do():
     """Three tasks with an action each that pays there; the second policy takes its action half of the time."""
     policies = np.array([[1, 0, 0], [0, 0.5, 0.5], [0, 0, 1]])
     beliefs, cell, end = Beliefs(one_cell(policies, np.eye(3)), 1), np.zeros((1, 1)), np.array([True])
-    predict = lambda: beliefs.predict(cell)[0].round(3).tolist()  # noqa: E731
-    assert predict() == [0.333, 0.167, 0.5]
-    beliefs.learn(np.array([2]), np.array([0.0]), cell, np.array([False]))  # within the episode: its policy is 1 or 2
+    predict = lambda: beliefs.predict(cell)[0].round(2).tolist()  # noqa: E731
+    assert predict() == [0.33, 0.17, 0.5]
+    beliefs.learn(
+        np.array([2]), np.array([0.0]), cell, np.array([False]), NONE
+    )  # within the episode: its policy is 1 or 2
     assert predict() == [0, 0.5, 0.5]  # and task 2 is ruled out
-    beliefs.learn(np.array([1]), np.array([0.0]), cell, end)
+    beliefs.learn(np.array([1]), np.array([0.0]), cell, end, NONE)
     assert predict() == [1, 0, 0]  # a new episode; only task 0 is left
-    beliefs.learn(np.array([0]), np.array([1.0]), cell, end)
+    beliefs.learn(np.array([0]), np.array([1.0]), cell, end, NONE)
     assert predict() == [1, 0, 0]
 
 
-def test_when_all_tasks_are_ruled_out_anything_may_be():
-    beliefs = Beliefs(one_cell(np.array([[0.5, 0.5, 0]]), np.array([[1.0, 0, 0]])), 1)
-    cell, end = np.zeros((1, 1)), np.array([True])
-    beliefs.predict(cell)
-    beliefs.learn(np.array([0]), np.array([0.0]), cell, end)  # the only task that is known is ruled out
-    assert beliefs.predict(cell)[0] == pytest.approx([1 / 3] * 3, abs=1e-3)  # now anything may be
-
-
 def test_it_finds_every_goal_of_the_tiny_family(explored):
-    config = tiny_config() | {"alg": "Explorer", "n_steps": 12, "learns_from": "PPO"}
+    config = EXPLORED
     for mode in ("train", "test"):
         _, returns = source_curve(history_path(config, explored), env.split_tasks(config)[mode], config)
         best = np.mean([env.optimal_return(config, env.list_tasks(config)[i]) for i in env.split_tasks(config)[mode]])
@@ -94,8 +90,7 @@ def test_it_finds_every_goal_of_the_tiny_family(explored):
 
 
 def test_it_knows_nothing_of_held_out_tasks(explored, tmp_path):
-    config = tiny_config() | {"learns_from": "PPO"}
-    path = history_path(config, explored)
+    config, path = EXPLORED, history_path(tiny_config(), explored)
     before = Explorer.prepare(config, explored)
     cut = tmp_path / path.name
     shutil.copy(path, cut)
@@ -108,9 +103,12 @@ def test_it_knows_nothing_of_held_out_tasks(explored, tmp_path):
 
 def test_another_split_is_refused(explored, capsys):
     """Its training tasks are in the histories: they cannot be held out any more."""
-    assert "env_split_seed" in refused(lambda: collect.main(arguments(explored, "env_split_seed=1")))
     command = ["--alg-config", YAML, "--traj-dir", str(explored), *set_flags(*TINY_ENV, "env_split_seed=1")]
+    assert "split-seed1.hdf5: no such history file" in refused(lambda: train.main(command))
+    mine, other = (history_path(EXPLORED | {"env_split_seed": seed}, explored) for seed in (0, 1))
+    shutil.copy(mine, other)
     assert "env_split_seed: 0 there, 1" in refused(lambda: train.main(command))
+    assert "env_split_seed: 0 there, 1" in refused(lambda: collect.main(arguments(explored, "env_split_seed=1")))
 
 
 def test_it_says_what_it_needs(tmp_path):
