@@ -44,10 +44,13 @@ def sources() -> list[str]:
     return sorted({path.stem.partition("_")[0] for path in (ROOT / "config" / "algorithm").glob("*.yaml")})
 
 
-def family_paths(name: str = DEFAULT_FAMILY, standard: bool = False, source: str = DEFAULT_SOURCE) -> dict[str, str]:
+def family_paths(name: str = DEFAULT_FAMILY, standard: bool = False, source: str | None = None) -> dict[str, str]:
     """The three config files of a family, by section; Darkroom's where it has none of its own.
 
-    For histories of another source than PPO the model config is the one that is named after it, if there is one.
+    Args:
+        standard: the model config of standard AD.
+        source: default: PPO, if the family has a file for it, else the one that it has a file for. The model config is the
+            one that is named after the source, if there is one.
 
     Raises:
         InputError: there is no such family.
@@ -56,6 +59,11 @@ def family_paths(name: str = DEFAULT_FAMILY, standard: bool = False, source: str
         raise InputError(
             f"NAME {name}: no such task family; there are {', '.join(families())}, and --env-config takes any YAML file"
         )
+    if source is None:
+        own = [
+            other for other in (DEFAULT_SOURCE, *sources()) if (ROOT / f"config/algorithm/{other}_{name}.yaml").exists()
+        ]
+        source = own[0] if own else DEFAULT_SOURCE
     kind = "" if standard else f"_{source}" if (ROOT / f"config/model/ad_dr_{source}.yaml").exists() else "_compressed"
     short = {DEFAULT_FAMILY: "dr"}.get(name, name)
     wanted = {
@@ -73,7 +81,7 @@ def add_config_arguments(parser: argparse.ArgumentParser, sections: tuple[str, .
         help=f"task family, which names the config files: {', '.join(families())} (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--source", choices=sources(), default=DEFAULT_SOURCE, help="source of the histories (default: %(default)s)"
+        "--source", choices=sources(), help="source of the histories (default: that of NAME, mostly ppo)"
     )
     for section in sections:
         flag = "--" + FLAGS[section].replace("_", "-")
@@ -108,7 +116,7 @@ def config_paths(args: argparse.Namespace) -> dict[str, str]:
     """The config files of a command, by section: those of NAME, or those that are given in their place."""
     sections = [section for section, name in FLAGS.items() if hasattr(args, name)]
     paths = family_paths(args.name, getattr(args, "standard", False), args.source)
-    if "algorithm" in given_paths(args) and args.source != DEFAULT_SOURCE:
+    if "algorithm" in given_paths(args) and args.source:
         raise InputError("--source and --alg-config both choose the algorithm config; give one of them")
     if "model" in given_paths(args) and getattr(args, "standard", False):
         raise InputError("--standard and --model-config both choose the model config; give one of them")

@@ -7,9 +7,10 @@ from algorithm.a2c import A2CSource
 from algorithm.explorer import Explorer
 from algorithm.ppo import PPOSource
 from algorithm.source import Source
+from algorithm.ucb import UCB
 from utils import find_class
 
-ALGORITHM: dict[str, type[Source]] = {"PPO": PPOSource, "A2C": A2CSource, "Explorer": Explorer}
+ALGORITHM: dict[str, type[Source]] = {"PPO": PPOSource, "A2C": A2CSource, "Explorer": Explorer, "UCB": UCB}
 
 
 def source_class(config: dict) -> type[Source]:

@@ -58,6 +58,8 @@ FAMILIES = {
 }
 for _family in FAMILIES.values():
     gym.register(_family.env_id, _family.scalar, kwargs=_family.defaults)
+gym.register("Bandit-v0", entry_point="env.bandit:Bandit")
+gym.register("DelayedBandit-v0", entry_point="env.bandit:Bandit", kwargs={"delay": 50})
 gym.register("CartPoleTask-v0", entry_point="env.cartpole:CartPoleTask", max_episode_steps=200)
 
 

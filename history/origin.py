@@ -17,7 +17,8 @@ from config.loading import differences, load_config, recorded_settings
 from files import InputError, one_line
 from history.format import FORMAT_VERSION
 from history.markers import of_first_stream, rollout_length
-from scripts import DEFAULT_SOURCE, families, family_paths, sources
+from scripts import families, family_paths, sources
+from utils import ROOT
 
 # What h5py raises for a damaged file. MemoryError is not among them: it says nothing of the file
 DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, LookupError, AttributeError, OverflowError)
@@ -156,11 +157,13 @@ def collect_command(config: dict | None, path: Path) -> str:
     folder = "" if path.parent == Path("datasets") else f" --traj-dir {path.parent}"
     if config is None:
         return f"python collect.py NAME{folder}"
-    for name, source in product(families(), sources()):
+    for name, source in product(families(), (None, *sources())):
         paths = family_paths(name, source=source)
+        if not (ROOT / paths["algorithm"]).is_file():  # not every source has settings for every family
+            continue
         shipped = load_config({section: paths[section] for section in ("env", "algorithm")})
         if (shipped["env"], shipped["alg"]) == (config.get("env"), config.get("alg")):
             changed = differences(recorded_settings(shipped), config, recorded_settings(shipped))
-            which = name if source == DEFAULT_SOURCE else f"{name} --source {source}"
+            which = name if source is None else f"{name} --source {source}"
             return f"python collect.py {which}{folder}{' and the same --set as here' if changed else ''}"
     return f"python collect.py{folder} with the same --env-config, --alg-config and --set as here"

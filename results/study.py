@@ -29,7 +29,7 @@ from config.loading import load_config
 from env import split_tasks
 from history.curve import source_curve
 from history.format import history_path
-from scripts import DEFAULT_FAMILY, DEFAULT_SOURCE, family_paths, run_script
+from scripts import DEFAULT_FAMILY, family_paths, run_script
 
 REFERENCE = ROOT / "results" / "reference" / "ckpt-800.pt"
 MEMORY = "config/model/ad_dr_memory.yaml"
@@ -50,7 +50,7 @@ class Setting:
     overrides: tuple[str, ...] = ()
     family: str = DEFAULT_FAMILY
     is_standard: bool = False
-    source: str = DEFAULT_SOURCE
+    source: str | None = None
     model: str | None = None
     seeds: tuple[int, ...] = (0,)
     splits: tuple[int, ...] = (0,)
@@ -142,7 +142,7 @@ def run(setting: Setting, split: int, seed: int) -> None:
     sets = [*setting.overrides, f"train_seed={seed}", f"env_split_seed={split}", "eval_interval=1000000"]
     flags = [flag for item in sets for flag in ("--set", item)]
     mode = ["--standard"] if setting.is_standard else ["--model-config", setting.model] if setting.model else []
-    mode += ["--source", setting.source]
+    mode += ["--source", setting.source] if setting.source else []
     call("train.py", setting.family, *mode, "--run-dir", str(run_dir), "--device", "cpu", *flags)
     newest = checkpoint_paths(run_dir)[-1]
     if (setting.name, split, seed) == ("compressed", 0, 0):

@@ -104,7 +104,9 @@ def test_the_effective_config_can_only_be_read():
 def test_families_are_completed_by_name():
     assert family_paths("cartpole", standard=True)["model"] == "config/model/ad_cartpole.yaml"
     assert family_paths()["model"] == "config/model/ad_dr_compressed.yaml"
-    with pytest.raises(InputError, match="NAME nowhere: no such task family; there are cartpole, dark_key_to_door"):
+    with pytest.raises(
+        InputError, match="NAME nowhere: no such task family; there are bandit, cartpole, dark_key_to_door"
+    ):
         train.main(["nowhere"])
     with pytest.raises(InputError, match="--standard and --model-config"):
         train.main(["--standard", "--model-config", "x.yaml"])

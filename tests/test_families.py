@@ -32,9 +32,10 @@ FAMILIES = {  # name: what makes its task list and its episodes short
     "cartpole": ["n_tasks=3"],
     "pendulum": ["n_tasks=3", "env_kwargs={max_episode_steps: 8}"],
 }
+BANDIT = ["n_tasks=3", "env_kwargs={n_pulls: 8, delay: 2, noise: 0.3}", "n_stream=4", "n_steps=5"]
 
 
-def run_scripts(folder, name, alg, models, settings) -> dict[str, dict[str, np.ndarray]]:
+def run_scripts(folder, name, alg, models, settings, more=()) -> dict[str, dict[str, np.ndarray]]:
     """Collect, and for each model config train and evaluate; all files in `folder`. Results by model config."""
     files = ["--env-config", f"config/env/{name}.yaml", "--alg-config", f"config/algorithm/{alg}.yaml"]
     histories, results = ["--traj-dir", str(folder)], {}
@@ -42,7 +43,7 @@ def run_scripts(folder, name, alg, models, settings) -> dict[str, dict[str, np.n
     assert collect.main([*files, *histories, "--log-dir", str(folder / "logs"), *flags]) == 0
     for model in models:
         run = ["--model-config", f"config/model/{model}.yaml", "--run-dir", str(folder / model), "--device", "cpu"]
-        assert train.main([*files, *histories, *run, *flags, *set_flags(*MODEL)]) == 0
+        assert train.main([*files, *histories, *run, *flags, *set_flags(*MODEL, *more)]) == 0
         arguments = ["--runs-dir", str(folder / model), "--episodes", "2", "--repeats", "2", "--device", "cpu"]
         assert evaluate.main([*arguments, *histories]) == 0
         with np.load(folder / model / "eval-test-4_episodes-2_repeats-2.npz") as arrays:
@@ -64,6 +65,36 @@ def test_a_shipped_family_goes_through_all_scripts(name, tmp_path):
             assert weights["reward_mean"] < -1 and weights["actions.std"] != 1
             assert (weights["observation_embedding.std"] != 1).all()
         assert np.isnan(results[model]["optimal"]).all() == (name in ("cartpole", "pendulum"))
+
+
+@pytest.mark.parametrize("name", ["bandit", "delayed_bandit"])
+def test_a_bandit_goes_through_all_scripts(name, tmp_path):
+    settings, model = (
+        [*BANDIT, "total_source_timesteps=200"],
+        ["history_regions=2", "compress_interval=5", "n_transit=10"],
+    )
+    models = {f"ad_{name}": "window", f"ad_{name}_compressed": "memory"}
+    run_scripts(tmp_path, name, f"ucb_{name}", models, settings, model)
+    for model, context in models.items():
+        assert load_checkpoint(tmp_path / model / "ckpt-4.pt")["config"]["context"] == context
+
+
+def test_the_explorer_goes_through_all_scripts(tmp_path):
+    """After PPO, on a family whose episodes end at the goal."""
+    small = ["grid_size=3", "horizon=8", "n_tasks=3", "train_env_ratio=0.6"]
+    files = ["--env-config", "config/env/darkroom_hard.yaml", "--alg-config", "config/algorithm/ppo_darkroom.yaml"]
+    assert collect.main([*files, "--traj-dir", str(tmp_path), *set_flags(*small, *SOURCE, *PPO)]) == 0
+    settings = [*small[:-1], "n_stream=4", "n_steps=20", "total_source_timesteps=240"]
+    run_scripts(
+        tmp_path,
+        "darkroom_hard",
+        "explorer_darkroom_hard",
+        ["ad_darkroom_hard_explorer"],
+        settings,
+        ["history_regions=2"],
+    )
+    config = load_checkpoint(tmp_path / "ad_darkroom_hard_explorer" / "ckpt-4.pt")["config"]
+    assert config["reached_observations"] and config["histories"] == "whole" and config["learns_from"] == "PPO"
 
 
 def test_a2c_goes_through_all_scripts(tmp_path):
