@@ -23,8 +23,8 @@ import env
 from checkpoints import EVALUATION_KEYS, checkpoint_paths, load_checkpoint, newest_readable_checkpoint
 from config.loading import complete_config, free_in_evaluation, override_config
 from files import InputError, make_folder, write_atomically
-from history.curve import source_curve
 from history.format import history_path
+from history.returns import source_curve
 from model import load_model
 from model.acting import RandomActor, run_actor
 from plots.frames import check_renders, film_tasks, save_film

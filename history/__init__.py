@@ -1,2 +1,2 @@
 """The history file. format.py holds its names and types, markers.py says where regions are, and writer.py writes it;
-origin.py, reader.py, returns.py and curve.py read it; checks.py looks for what is wrong with it."""
+origin.py, reader.py and returns.py read it; checks.py looks for what is wrong with it."""

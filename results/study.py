@@ -27,8 +27,8 @@ from report import FAMILIES, SCORES
 from checkpoints import EVALUATION_KEYS, checkpoint_paths, load_checkpoint, save_checkpoint
 from config.loading import load_config
 from env import split_tasks
-from history.curve import source_curve
 from history.format import history_path
+from history.returns import source_curve
 from scripts import DEFAULT_FAMILY, family_paths, run_script
 
 REFERENCE = ROOT / "results" / "reference" / "ckpt-800.pt"

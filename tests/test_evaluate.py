@@ -16,8 +16,8 @@ import collect
 import env
 import evaluate
 from files import InputError
-from history.curve import source_curve
 from history.format import history_path
+from history.returns import source_curve
 from model import AD
 from train import N_STANDARDISE
 

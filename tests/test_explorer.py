@@ -13,8 +13,8 @@ import train
 from algorithm.explorer import Beliefs, Explorer
 from algorithm.knowledge import Knowledge, Numbers, learn_from, plan, rewards_before
 from files import InputError
-from history.curve import source_curve
 from history.format import history_path
+from history.returns import source_curve
 
 EXPLORER = ["alg=Explorer", "n_stream=6", "n_steps=12", "total_source_timesteps=5000", "explorer_noise=0"]
 EXPLORED = tiny_config() | {"alg": "Explorer", "n_steps": 12, "learns_from": "PPO"}
