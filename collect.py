@@ -17,7 +17,6 @@ import os
 import shutil
 import sys
 import threading
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TextIO
@@ -69,13 +68,14 @@ def main(argv: list[str] | None = None) -> int:
     parts = output.with_name(f".{output.name}.parts")
     log_dir = Path(args.log_dir) / output.stem
     ranks = Ranks()
-    plan = ranks.first_does(lambda: prepare(config, output, parts, log_dir, args.overwrite))
-    work = ranks.from_first(plan and (plan.pending, plan.prepared))
+    plan = ranks.first_does(lambda: prepare(config, output, parts, log_dir, args.overwrite))  # keeps the lock held
+    work = ranks.from_first(plan and plan[:2])
     if work is None:
         ranks.leave()
         return 0
+    pending, prepared = work
     try:
-        found = collect_tasks(config, ranks.share(work[0]), parts, log_dir, ranks, work[1])
+        found = collect_tasks(config, ranks.share(pending), parts, log_dir, ranks, prepared)
     except KeyboardInterrupt:
         print(f"\ninterrupted; finished tasks are kept in {parts}, the same command goes on", file=sys.stderr)
         return 130
@@ -85,24 +85,23 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-@dataclass
-class Plan:
-    """What is left to do, and further arguments of the source; the lock is held as long as this object lives."""
+def prepare(
+    config: dict, output: Path, parts: Path, log_dir: Path, overwrite: bool
+) -> tuple[list[int], dict, TextIO] | None:
+    """Find out what is left to do; None if the output is complete.
 
-    pending: list[int]
-    prepared: dict
-    lock: TextIO
-
-
-def prepare(config: dict, output: Path, parts: Path, log_dir: Path, overwrite: bool) -> Plan | None:
-    """Find out which tasks are left to collect; None if the output is complete.
+    Returns:
+        The tasks to collect, further arguments of the source, and the file that holds the lock while it is open.
 
     Raises:
         InputError: the output or its parts were made with other settings, or another collect.py is at work.
         WriteError: a folder cannot be written to.
     """
     if output.exists() and not overwrite:
-        check_same_settings(config, read_settings(output, config), output)
+        recorded = read_origin(output, config).recorded
+        if not recorded:
+            raise InputError(f"{output}: exists, but does not say with what settings; --overwrite replaces it")
+        check_same_settings(config, recorded, output)
         print(f"{output} is already complete; use --overwrite to collect it again")
         return None
     source = algorithm.source_class(config)
@@ -116,7 +115,7 @@ def prepare(config: dict, output: Path, parts: Path, log_dir: Path, overwrite: b
     pending = [task for task in tasks if not is_finished(parts / f"{task}.hdf5", task)]
     if len(pending) < len(tasks):
         print(f"going on: {len(tasks) - len(pending)} of {len(tasks)} tasks are already finished in {parts}")
-    return Plan(pending, prepared, held)
+    return pending, prepared, held
 
 
 def finish(config: dict, output: Path, parts: Path, failures: dict[int, str]) -> None:
@@ -131,22 +130,14 @@ def finish(config: dict, output: Path, parts: Path, failures: dict[int, str]) ->
     print(f"wrote {output}: {n_tasks} tasks, {output.stat().st_size / 1e6:.1f} MB")
 
 
-# Settings of existing files -----------------------------------------------------------------------
-
-
-def read_settings(output: Path, config: dict) -> dict:
-    """The settings that an existing file was collected with."""
-    recorded = read_origin(output, config).recorded
-    if not recorded:
-        raise InputError(f"{output}: exists, but does not say with what settings; --overwrite replaces it")
-    return recorded_settings(recorded)
+# What is there already ----------------------------------------------------------------------------
 
 
 def check_same_settings(config: dict, existing: dict, place: Path) -> None:
     """Raise InputError, naming the differing keys, when `place` was made with other settings."""
     wanted, read = recorded_settings(config), env.keys_read(config)
     compared = [name for name in wanted if name in read or name not in KEYS["env"]]
-    if differing := differences(existing, wanted, compared):
+    if differing := differences(recorded_settings(existing), wanted, compared):
         raise InputError(
             f"{place}: exists and was collected with other settings ({differing}); "
             "use --overwrite to replace it or --traj-dir to keep both"
@@ -161,7 +152,7 @@ def prepare_parts(parts: Path, config: dict, overwrite: bool = False) -> None:
     settings = parts / "settings.yaml"
     if settings.exists():
         try:
-            check_same_settings(config, recorded_settings(get_config(settings)), parts)
+            check_same_settings(config, get_config(settings), parts)
         except InputError:
             if not overwrite:
                 raise
@@ -194,7 +185,8 @@ def collect_tasks(
     """Run every task in a process of its own, `n_process` at a time; return the causes of failures."""
     n_process = config["n_process"] or max(1, n_cores() // ranks.n_local)
     waiting, running, failures, interrupts = list(tasks), {}, {}, []
-    context = process_context()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["collect"])  # import torch and SB3 once, not once per task
     # A flag, since a KeyboardInterrupt raised wherever the code happens to be can get lost in a destructor
     handler = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
     with tqdm(
@@ -203,8 +195,12 @@ def collect_tasks(
         try:
             while waiting or running:
                 while waiting and len(running) < n_process:
-                    worker, receiver = start_worker(context, config, waiting[0], parts, log_dir, prepared)
-                    running[worker.sentinel] = (waiting.pop(0), worker, receiver)
+                    task = waiting.pop(0)
+                    receiver, sender = context.Pipe(duplex=False)
+                    worker = context.Process(target=run_worker, args=(config, task, parts, log_dir, prepared, sender))
+                    worker.start()
+                    sender.close()
+                    running[worker.sentinel] = (task, worker, receiver)
                 for sentinel in wait(list(running), timeout=0.2):
                     task, worker, receiver = running.pop(sentinel)
                     worker.join()
@@ -223,39 +219,12 @@ def collect_tasks(
     return failures
 
 
-def process_context() -> multiprocessing.context.BaseContext:
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(["collect"])  # import torch and SB3 once, not once per task
-    return context
-
-
-def start_worker(
-    context: multiprocessing.context.BaseContext,
-    config: dict,
-    task: int,
-    parts: Path,
-    log_dir: Path,
-    prepared: dict | None,
-) -> tuple[multiprocessing.Process, Connection]:
-    """Start collecting a task; what the worker reports comes through the connection."""
-    receiver, sender = context.Pipe(duplex=False)
-    worker = context.Process(target=run_worker, args=(config, task, parts, log_dir, prepared, sender))
-    worker.start()
-    sender.close()
-    return worker, receiver
-
-
 def failure_cause(worker: multiprocessing.Process, receiver: Connection) -> str:
     try:
         return receiver.recv()
     except EOFError:  # it died without a word
-        return (
-            f"killed by {signal.Signals(-worker.exitcode).name}"
-            if worker.exitcode < 0
-            else f"exit code {worker.exitcode}"
-        )
+        code = worker.exitcode
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def run_worker(config: dict, task: int, parts: Path, log_dir: Path, prepared: dict | None, report: Connection) -> None:
@@ -265,11 +234,8 @@ def run_worker(config: dict, task: int, parts: Path, log_dir: Path, prepared: di
     torch.set_num_threads(1)
     try:
         report.send(collect_task(config, task, parts / f"{task}.hdf5", log_dir, prepared)[-1])
-    except WriteError as error:
-        report.send(str(error))
-        sys.exit(1)
     except Exception as error:  # the environment and the source may be the user's
-        report.send(describe_foreign_error(error, log_dir))
+        report.send(str(error) if isinstance(error, WriteError) else describe_foreign_error(error, log_dir))
         sys.exit(1)
 
 
