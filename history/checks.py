@@ -16,7 +16,15 @@ import numpy as np
 import env
 from config.schema import KEYS
 from files import InputError, describe_foreign_error
-from history.format import REQUIRED_FIELDS, RESULTS, argument_name, as_attribute, attribute_name, from_attribute
+from history.format import (
+    NUMBER_KINDS,
+    REQUIRED_FIELDS,
+    RESULTS,
+    argument_name,
+    as_attribute,
+    attribute_name,
+    from_attribute,
+)
 from history.markers import find_regions, of_first_stream
 from history.origin import Origin, open_history, origin_of, reading, task_numbers
 from history.reader import HistoryFile
@@ -168,9 +176,8 @@ def _read_task(path: Path, file: h5py.File, task: int) -> tuple[TaskReport, Arra
         if name in ("rewards", "dones") and array.size == np.prod(report.shape):
             arrays[name] = array = array.reshape(report.shape)
         n_axes, most = (1, 2) if name == "compress_markers" else (2, array.ndim)
-        is_numeric = np.issubdtype(array.dtype, np.number) or array.dtype == bool
         fits = n_axes <= array.ndim <= most and array.shape[:n_axes] == report.shape[:n_axes]
-        if not is_numeric or not fits or not array.size:
+        if array.dtype.kind not in NUMBER_KINDS or not fits or not array.size:
             report.problems.append(
                 f"{report.place}/{name}: has shape {array.shape} of {array.dtype}, expected numbers for the "
                 f"steps and streams of states, {report.shape}; collect it again"

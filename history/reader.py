@@ -14,8 +14,8 @@ import numpy as np
 
 import env
 from files import InputError
-from history.format import FIELDS, REQUIRED_FIELDS, soft_target_names
-from history.markers import find_regions
+from history.format import FIELDS, NUMBER_KINDS, REQUIRED_FIELDS, soft_target_names
+from history.markers import find_regions, of_first_stream
 from history.origin import check_env, open_history, reading, recorded_config
 
 MEMORY_SHARE = 0.5  # of what is free; larger datasets stay in the file
@@ -61,9 +61,9 @@ class HistoryFile:
                 check_env(recorded_config(file, path, config), path, config)
             groups = [self._open_group(file, task) for task in tasks]
             self._choose_names(groups)
-            self.task_steps = np.array([self._steps_to_use(group, source_timesteps) for group in groups])
+            steps, streams = zip(*(self._sizes_to_use(group, source_timesteps, n_stream) for group in groups))
+            self.task_steps, self.n_streams = np.array(steps), min(streams)
             self.task_offset = np.concatenate([[0], np.cumsum(self.task_steps)])
-            self.n_streams = min(self._streams_to_use(group, n_stream) for group in groups)
             for group in groups:
                 self._check_shapes(group)
             self.regions = [self._regions(g, n) for g, n in zip(groups, self.task_steps)] if self.has_markers else []
@@ -76,25 +76,22 @@ class HistoryFile:
             raise
 
     def _open_group(self, file: h5py.File, task: int) -> dict[str, h5py.Dataset]:
-        """The datasets of a task that this code reads. h5py keeps their shape and dtype, once read."""
+        """The datasets of a task that this code reads."""
+        place = f"{self.path}:/{task}"
         names = (*FIELDS, "next_states", *soft_target_names(self.action_space), "compress_markers")
         with reading(self.path, self.config):
             group = file.get(str(task))
-            found = {name: group[name] for name in names if name in group} if isinstance(group, h5py.Group) else None
-            datasets = {name: data for name, data in (found or {}).items() if isinstance(data, h5py.Dataset)}
-            numeric = {n: np.issubdtype(d.dtype, np.number) or d.dtype == bool for n, d in datasets.items()}
-            _ = [(data.shape, data.chunks) for data in datasets.values()]
-        if found is None:
-            n_tasks = len(env.list_tasks(self.config))
-            raise InputError(f"{self.path}: has no group '{task}'; the config's env has tasks 0 to {n_tasks - 1}")
-        if missing := [name for name in REQUIRED_FIELDS if name not in found]:
-            raise InputError(f"{self.path}:/{task}: lacks the dataset {', '.join(missing)}; collect it again")
-        if odd := [name for name in found if not numeric.get(name)]:
-            raise InputError(f"{self.path}:/{task}/{odd[0]}: is no dataset of numbers; collect it again")
-        return datasets
-
-    def _place(self, group: dict[str, h5py.Dataset]) -> str:
-        return f"{self.path}:{group['states'].name.removesuffix('/states')}"
+            if not isinstance(group, h5py.Group):
+                n_tasks = len(env.list_tasks(self.config))
+                raise InputError(f"{self.path}: has no group '{task}'; the config's env has tasks 0 to {n_tasks - 1}")
+            found = {name: group[name] for name in names if name in group}
+            if missing := [name for name in REQUIRED_FIELDS if name not in found]:
+                raise InputError(f"{place}: lacks the dataset {', '.join(missing)}; collect it again")
+            for name, data in found.items():
+                if not isinstance(data, h5py.Dataset) or data.dtype.kind not in NUMBER_KINDS:
+                    raise InputError(f"{place}/{name}: is no dataset of numbers; collect it again")
+                _ = data.shape, data.chunks  # h5py keeps them, once read without an error
+        return found
 
     def _choose_names(self, groups: list[dict[str, h5py.Dataset]]) -> None:
         soft_names = soft_target_names(self.action_space)
@@ -105,28 +102,23 @@ class HistoryFile:
         if self.config["soft_targets"] and self.has_soft_targets:
             self.names += soft_names
 
-    def _steps_to_use(self, group: dict[str, h5py.Dataset], source_timesteps: int | None) -> int:
-        shape, place = group["states"].shape, self._place(group)
+    def _sizes_to_use(
+        self, group: dict[str, h5py.Dataset], source_timesteps: int | None, n_stream: int | None
+    ) -> tuple[int, int]:
+        """Steps per stream and streams of a task."""
+        states, shape = f"{self.path}:{group['states'].name}", group["states"].shape
         if len(shape) < 2 or 0 in shape:
             raise InputError(
-                f"{place}/states: has shape {shape}, expected (steps, streams, entries), none of them 0; "
-                "collect it again"
+                f"{states}: has shape {shape}, expected (steps, streams, entries), none of them 0; collect it again"
             )
-        available = shape[0]
-        if source_timesteps is not None and source_timesteps > available:
-            raise InputError(
-                f"{place}: holds {available} steps per stream, train_source_timesteps asks for "
-                f"{source_timesteps}; lower it or collect more"
-            )
-        return source_timesteps or available
-
-    def _streams_to_use(self, group: dict[str, h5py.Dataset], n_stream: int | None) -> int:
-        available = group["states"].shape[1]
-        if n_stream is not None and n_stream > available:
-            raise InputError(
-                f"{self._place(group)}: holds {available} streams, n_stream asks for {n_stream}; lower it or collect more"
-            )
-        return n_stream or available
+        for held, what, key, wanted in (
+            (shape[0], "steps per stream", "train_source_timesteps", source_timesteps),
+            (shape[1], "streams", "n_stream", n_stream),
+        ):
+            if wanted is not None and wanted > held:
+                place = states.removesuffix("/states")
+                raise InputError(f"{place}: holds {held} {what}, {key} asks for {wanted}; lower it or collect more")
+        return source_timesteps or shape[0], n_stream or shape[1]
 
     def _fits_in_memory(self) -> bool:
         if self.config["in_memory"] != "auto":
@@ -136,10 +128,8 @@ class HistoryFile:
 
     def entry_shape(self, name: str) -> tuple[int, ...]:
         """Shape of one step of one stream, as the arrays have it."""
-        is_scalar = name in ("rewards", "dones") or (
-            name == "actions" and isinstance(self.action_space, gym.spaces.Discrete)
-        )
-        if is_scalar:
+        is_discrete = isinstance(self.action_space, gym.spaces.Discrete)
+        if name in ("rewards", "dones") or (name == "actions" and is_discrete):
             return ()
         if name == "action_probs":
             return (int(self.action_space.n),)
@@ -192,12 +182,10 @@ class HistoryFile:
             raise InputError(
                 f"{place}: has shape {markers.shape}, states has {n_steps_held} steps of {n_streams} streams; collect it again"
             )
-        if markers.ndim == 2:  # one column per stream, in older files
-            if (markers != markers[:, :1]).any():
-                raise InputError(f"{place}: differs between streams; the streams of a task share their rollouts")
-            markers = markers[:, 0]
+        if markers.ndim == 2 and (markers != markers[:, :1]).any():
+            raise InputError(f"{place}: differs between streams; the streams of a task share their rollouts")
         try:
-            return find_regions(markers[:n_steps], self.config["compress_interval"])
+            return find_regions(of_first_stream(markers)[:n_steps], self.config["compress_interval"])
         except ValueError as error:
             if not self.config["use_compressed_context"]:
                 return []  # standard mode does without; ADDataset then says what it cannot do
