@@ -28,22 +28,19 @@ def main(argv: list[str] | None = None) -> int:
     print_facts(path, origin, reports)
     print_tasks(reports)
     problems += [problem for report in reports for problem in report.problems]
-    notes = [note for report in reports for note in report.notes]
-    for kind, lines in (("note", notes), ("problem", problems)):
-        for line in dict.fromkeys(lines):  # what is wrong with the whole file is found in every task
-            print(f"{kind}: {line}")
-    n_problems = len(dict.fromkeys(problems))
-    print(f"{path}: {f'{n_problems} problem(s)' if problems else 'sound'}")
+    problems = list(dict.fromkeys(problems))  # what is wrong with the whole file is found in every task
+    for note in dict.fromkeys(note for report in reports for note in report.notes):
+        print(f"note: {note}")
+    for problem in problems:
+        print(f"problem: {problem}")
+    print(f"{path}: {f'{len(problems)} problem(s)' if problems else 'sound'}")
     return 1 if problems else 0
 
 
 def print_facts(path: Path, origin: Origin, reports: list[TaskReport]) -> None:
     """Where the file comes from, and the arrays of its first task."""
-    told = [
-        f"{name} {value}"
-        for name in ("format_version", "created_utc", "git_commit")
-        if (value := getattr(origin, name))
-    ]
+    names = ("format_version", "created_utc", "git_commit")
+    told = [f"{name} {getattr(origin, name)}" for name in names if getattr(origin, name)]
     print(", ".join([f"{path}: {path.stat().st_size / 1e6:.1f} MB", f"{len(reports)} tasks", *told]))
     names = ("env", "alg", "alg_seed", "n_stream", "n_steps", "total_source_timesteps")
     print(", ".join(f"{name} {origin.recorded[name]}" for name in names if name in origin.recorded))

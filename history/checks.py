@@ -53,8 +53,9 @@ class Expected:
 
 def expected_of(origin: Origin) -> Expected:
     """What to expect of a file of this origin. A stranger's config can be wrong in any way: then it says little."""
-    reading_as = {"soft_targets": True, "in_memory": "always", "use_compressed_context": True, "context": "regions"}
-    config = DEFAULTS | origin.recorded | reading_as
+    all_arrays = dict.fromkeys(("soft_targets", "reached_observations", "use_compressed_context"), True)
+    reading_as = {"in_memory": "always", "compress_interval": origin.rollout_length}
+    config = DEFAULTS | origin.recorded | all_arrays | reading_as
     if "env" not in origin.recorded:
         return Expected(config, None, "it names no env")
     try:
@@ -75,7 +76,8 @@ def read_regions(origin: Origin, group: Arrays) -> list[tuple[int, int]]:
     """
     if "compress_markers" not in group:
         return []
-    return find_regions(of_first_stream(group["compress_markers"][()]), origin.rollout_length)
+    markers = of_first_stream(group["compress_markers"][()])
+    return find_regions(markers, origin.rollout_length or len(markers))
 
 
 def returns_per_rollout(group: Arrays, regions: list[tuple[int, int]]) -> np.ndarray:
@@ -145,8 +147,12 @@ def check_file(path: Path) -> tuple[Origin, list[TaskReport], list[str]]:
         expected, reports = expected_of(origin), []
         for task in tasks:
             report, arrays = _read_task(path, file, task)
-            if arrays:
-                _check_task(path, report, arrays, origin, expected)
+            if arrays:  # each check also fills in its part of the report, which those after it read
+                report.problems += _attribute_problems(report, expected)
+                report.problems += _training_problems(path, report, arrays, expected)
+                report.problems += _region_problems(path, report, arrays, origin)
+                report.problems += _learning_problems(path, report, arrays)
+                report.problems += _gap_problems(report, arrays)
             reports.append(report)
     return origin, reports, list(_compare_tasks(path, reports, expected))
 
@@ -165,11 +171,10 @@ def _read_task(path: Path, file: h5py.File, task: int) -> tuple[TaskReport, Arra
                 share = data.id.get_storage_size() / max(1, data.nbytes)
                 report.datasets[name] = (data.shape, str(data.dtype), share)
             arrays = {name: np.asarray(data[()]) for name, data in datasets.items()}
+        if missing := [name for name in REQUIRED_FIELDS if name not in arrays]:
+            raise InputError(f"{report.place}: lacks the dataset {', '.join(missing)}; collect it again")
     except InputError as error:
         report.problems.append(str(error))
-        return report, {}
-    if missing := [name for name in REQUIRED_FIELDS if name not in arrays]:
-        report.problems.append(f"{report.place}: lacks the dataset {', '.join(missing)}; collect it again")
         return report, {}
     report.shape = arrays["states"].shape[:2]
     for name, array in arrays.items():
@@ -183,18 +188,6 @@ def _read_task(path: Path, file: h5py.File, task: int) -> tuple[TaskReport, Arra
                 f"steps and streams of states, {report.shape}; collect it again"
             )
     return report, {} if report.problems else arrays
-
-
-def _check_task(path: Path, report: TaskReport, arrays: Arrays, origin: Origin, expected: Expected) -> None:
-    """Look for problems in one task, and fill in the rest of its report."""
-    report.problems += _attribute_problems(report, expected)
-    try:
-        report.problems += _training_problems(path, report, arrays, origin, expected)
-    except InputError as error:
-        report.problems.append(str(error))
-    report.problems += _region_problems(path, report, arrays, origin)
-    report.problems += _learning_problems(path, report, arrays)
-    report.problems += _gap_problems(report, arrays)
 
 
 def _attribute_problems(report: TaskReport, expected: Expected) -> Iterable[str]:
@@ -219,30 +212,19 @@ def _attribute_problems(report: TaskReport, expected: Expected) -> Iterable[str]
         yield f"{report.place}: optimal_return is {report.optimum}, expected {best}; collect it again"
 
 
-def _training_problems(
-    path: Path, report: TaskReport, arrays: Arrays, origin: Origin, expected: Expected
-) -> Iterable[str]:
-    """Shapes, values and markers: the checks of `HistoryFile`, on this task alone, and what training never reads.
-
-    Raises:
-        InputError: what training would say of the file.
-    """
+def _training_problems(path: Path, report: TaskReport, arrays: Arrays, expected: Expected) -> Iterable[str]:
+    """Shapes, values and markers: what training would say of this task alone, and a range that it never checks."""
     spaces = None
     if expected.tasks is None:
         report.notes.append(f"{path}: what its values may be is guessed, since {expected.note}")
         spaces = guessed_spaces(arrays)
-    config = expected.config | {"compress_interval": origin.rollout_length}
-    history = HistoryFile(path, config, [report.task], spaces=spaces)
-    if "next_states" in arrays:
-        values = arrays["next_states"]
-        if values.shape != arrays["states"].shape:
-            yield f"{report.place}/next_states: has not the shape of states, {arrays['states'].shape}"
-        else:
-            values = values.reshape(*report.shape, *history.entry_shape("states"))
-            history.check_values(f"{report.place}/next_states", "states", values, 0)
-    if isinstance(history.action_space, gym.spaces.Box):
-        low, high = history.action_space.low.min(), history.action_space.high.max()
-        actions = arrays["actions"]
+    try:
+        space = HistoryFile(path, expected.config, [report.task], spaces=spaces).action_space
+    except InputError as error:
+        yield str(error)
+        return
+    if isinstance(space, gym.spaces.Box):
+        low, high, actions = space.low.min(), space.high.max(), arrays["actions"]
         if actions.min() < low or actions.max() > high:
             yield f"{report.place}/actions: {actions.min()} to {actions.max()}, the env takes {low} to {high}"
 
@@ -261,12 +243,11 @@ def _region_problems(path: Path, report: TaskReport, arrays: Arrays, origin: Ori
     if "compress_markers" not in arrays:
         report.notes.append(f"{path}: has no compress_markers: it can train standard AD only")
         return
-    length = origin.rollout_length or len(arrays["compress_markers"])
     try:
-        report.regions = find_regions(of_first_stream(arrays["compress_markers"]), length)
+        report.regions = read_regions(origin, arrays)
     except ValueError:  # told by `_training_problems`
         return
-    start, stop = report.regions[-1]
+    (start, stop), length = report.regions[-1], origin.rollout_length or report.shape[0]
     if stop - start < length:
         report.notes.append(f"{report.place}: the last region is unfinished: {stop - start} of {length} steps")
     n_stream, total = origin.recorded.get("n_stream"), origin.recorded.get("total_source_timesteps")
@@ -305,8 +286,9 @@ def _gap_problems(report: TaskReport, arrays: Arrays) -> Iterable[str]:
     if not {"next_states", "dones"} <= set(arrays):
         return
     states, after = arrays["states"], arrays["next_states"]
-    if states.shape != after.shape:  # told by `_training_problems`
+    if states.size != after.size:  # told by `_training_problems`
         return
+    after = after.reshape(states.shape)
     differs = (states[1:] != after[:-1]).any(axis=tuple(range(2, states.ndim)))
     gaps = np.argwhere(differs & ~arrays["dones"][:-1].astype(bool))
     if len(gaps):

@@ -204,18 +204,12 @@ class StoredArray:
         self.history, self.name, self.data = history, name, [group[name] for group in groups]
         self.dtype = np.result_type(*(data.dtype for data in self.data)).newbyteorder("=")
         self.entry = history.entry_shape(name)
+        self.shape = (int(history.task_offset[-1]) * history.n_streams, *self.entry)
+        self.n_bytes = int(np.prod(self.shape)) * self.dtype.itemsize
         self.piece_steps = (self.data[0].chunks or (1000,))[0]
         self.pieces: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         piece_bytes = self.piece_steps * history.n_streams * int(np.prod(self.entry)) * self.dtype.itemsize
         self.n_kept = max(1, int(CACHE_BYTES / len(history.names) / piece_bytes))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (int(self.history.task_offset[-1]) * self.history.n_streams, *self.entry)
-
-    @property
-    def n_bytes(self) -> int:
-        return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
         """Entries at any shape of flat indices; (..., *entry)."""

@@ -25,6 +25,7 @@ DOTS_PER_INCH = 100
 LEAST_WIDTH = 2.0  # of a panel, in inches: its title needs room
 CHARACTERS_PER_INCH = 13  # of a title
 MOST_TITLE_LINES = 4  # for a task's arguments
+MILLISECONDS = 100  # that a picture is shown
 MOST_FRAMES = 100  # of an episode; of longer ones every n-th step is shown
 
 
@@ -109,21 +110,16 @@ class FrameRecorder(VecEnvWrapper):
         self.returns[self.episode[i]][i].append(self.episode_return[i])
 
 
-def save_film(recorder: FrameRecorder, labels: list[str], path: Path, frames_per_second: int = 10) -> None:
+def save_film(recorder: FrameRecorder, labels: list[str], path: Path) -> None:
     """Write the episodes of a recorder one after another, all environments side by side, as a GIF.
 
     Args:
         labels: a heading, then one per environment, as `env.task_labels` gives them.
     """
-    pictures = _draw_film(recorder, labels)
-    milliseconds = 1000 // frames_per_second
+    first, *others = _draw_film(recorder, labels)
+    options = {"save_all": True, "append_images": others, "duration": MILLISECONDS, "loop": 0}
     make_folder(path.parent)
-    write_atomically(
-        path,
-        lambda temporary: pictures[0].save(
-            temporary, "GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0
-        ),
-    )
+    write_atomically(path, lambda temporary: first.save(temporary, "GIF", **options))
 
 
 @styled

@@ -5,6 +5,8 @@ Letters in shapes: T environment steps or tokens, R rollouts, E episodes, A acti
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap
@@ -54,29 +56,18 @@ def plot_stream(states: np.ndarray, rewards: np.ndarray, regions: list[tuple[int
     for entry in range(min(states.shape[1], len(CURVES))):
         draw_curve(above, entry, steps, states[steps, entry], f"state[{entry}]", width=0.9)
     below.vlines(steps, 0, rewards[steps], color="black", linewidth=0.8)
-    for axes in (above, below):
-        _shade_regions(axes, shown)
-    markers = {
-        "<compress> (1)": (">", [start for start, _ in shown]),
-        "</compress> (2)": ("<", [s - 1 for _, s in shown]),
-    }
-    for (name, (shape, at)), colour in zip(markers.items(), (BLUE, ORANGE)):
-        top = np.full(len(at), 1.06)
-        above.plot(at, top, shape, color=colour, label=name, transform=above.get_xaxis_transform(), clip_on=False)
+    for axes, (start, stop) in product((above, below), shown[::2]):
+        axes.axvspan(start - 0.5, stop - 0.5, color="0.93", zorder=0, linewidth=0)
+    starts, ends = [start for start, _ in shown], [stop - 1 for _, stop in shown]
+    top = {"transform": above.get_xaxis_transform(), "clip_on": False}
+    above.plot(starts, [1.06] * len(shown), ">", color=BLUE, label="<compress> (1)", **top)
+    above.plot(ends, [1.06] * len(shown), "<", color=ORANGE, label="</compress> (2)", **top)
     above.legend(loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=6)
     above.set(ylabel="state")
     below.set(xlabel="step of the stream", ylabel="reward", xlim=(steps[0] - 1, steps[-1] + 1))
     whole_ticks(below)
-    figure.suptitle(
-        f"the first {len(shown)} regions of a stream" if shown else f"the first {len(steps)} steps of a stream"
-    )
+    figure.suptitle(f"the first {f'{len(shown)} regions' if shown else f'{len(steps)} steps'} of a stream")
     return figure
-
-
-def _shade_regions(axes: Axes, regions: list[tuple[int, int]]) -> None:
-    for number, (start, stop) in enumerate(regions):
-        if number % 2 == 0:
-            axes.axvspan(start - 0.5, stop - 0.5, color="0.93", zorder=0, linewidth=0)
 
 
 @styled

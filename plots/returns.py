@@ -7,18 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from plots.intervals import interval
-from plots.style import (
-    GREY,
-    ORANGE,
-    draw_band,
-    draw_curve,
-    draw_levels,
-    draw_source,
-    legend_below,
-    new_figure,
-    styled,
-    whole_ticks,
-)
+from plots.style import GREY, ORANGE, draw_band, draw_curve, legend_below, new_figure, styled, whole_ticks
 
 
 @styled
@@ -35,7 +24,7 @@ def plot_returns(
 
     Args:
         curves: name to returns of shape (seeds, tasks, repeats, episodes), or without the seeds.
-        levels: name to a return, drawn as a horizontal line.
+        levels: name to a return, drawn as a horizontal line: the optimum dashed, others dotted.
         source: episodes (P,) and mean returns (P,) of the source algorithm.
         title: what was evaluated; what the band is over is added.
         n_episodes: how many to show (default: all).
@@ -51,8 +40,10 @@ def plot_returns(
             over = [f"{n} {what}" for n, what in zip(mean.shape, ("seeds", "tasks")) if n > 1]
             title = f"{title}\nband: 95 % interval over {' and '.join(over)}".strip()
     if source is not None and (shown := source[0] <= last).any():
-        draw_source(axes, source[0][shown], source[1][shown], "source, per stream")
-    draw_levels(axes, levels or {})
+        episodes, returns = source[0][shown], source[1][shown]
+        axes.plot(episodes, returns, "o-", color="black", markersize=2.5, linewidth=0.8, label="source, per stream")
+    for name, level in (levels or {}).items():
+        axes.axhline(level, color=GREY, linestyle="--" if name == "optimum" else ":", linewidth=1, label=name)
     axes.set(xlabel="episode in context", ylabel="return", xlim=(0.5, last + 0.5), title=title)
     whole_ticks(axes)
     legend_below(figure)

@@ -56,17 +56,6 @@ def draw_band(axes: Axes, number: int, x: np.ndarray, low: np.ndarray, high: np.
     axes.fill_between(x, low, high, color=CURVES[number % len(CURVES)][0], alpha=0.2, linewidth=0)
 
 
-def draw_levels(axes: Axes, levels: dict[str, float]) -> None:
-    """Horizontal grey lines: an optimum is dashed, anything else (a random policy) dotted."""
-    for name, level in levels.items():
-        axes.axhline(level, color=GREY, linestyle="--" if name == "optimum" else ":", linewidth=1, label=name)
-
-
-def draw_source(axes: Axes, episodes: np.ndarray, returns: np.ndarray, label: str) -> None:
-    """The source algorithm's returns, in black."""
-    axes.plot(episodes, returns, "o-", color="black", markersize=2.5, linewidth=0.8, label=label)
-
-
 def whole_ticks(axes: Axes) -> None:
     """Ticks of the x-axis at whole numbers only, where it counts episodes, rollouts, steps or tokens."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
