@@ -32,16 +32,7 @@ import env
 from algorithm.source import check_history
 from config.loading import differences, load_config, recorded_settings
 from config.schema import KEYS
-from files import (
-    InputError,
-    WriteError,
-    describe_foreign_error,
-    lock,
-    make_folder,
-    one_line,
-    remove_temporaries,
-    write_atomically,
-)
+from files import InputError, describe_foreign_error, lock, make_folder, one_line, remove_temporaries, write_atomically
 from history.format import history_path
 from history.origin import Damaged, read_origin, reading
 from history.writer import join_files, task_attributes, write_history
@@ -235,7 +226,7 @@ def run_worker(config: dict, task: int, parts: Path, log_dir: Path, prepared: di
     try:
         report.send(collect_task(config, task, parts / f"{task}.hdf5", log_dir, prepared)[-1])
     except Exception as error:  # the environment and the source may be the user's
-        report.send(str(error) if isinstance(error, WriteError) else describe_foreign_error(error, log_dir))
+        report.send(describe_foreign_error(error, log_dir))
         sys.exit(1)
 
 

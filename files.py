@@ -35,6 +35,8 @@ def describe_foreign_error(error: BaseException, folder: Path | None = None) -> 
     Args:
         folder: where that file goes; None for the system's folder of temporary files.
     """
+    if isinstance(error, WriteError):  # it says all there is
+        return str(error)
     said = f"{type(error).__name__}: {one_line(error)}"
     try:
         if folder:

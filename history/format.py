@@ -55,9 +55,7 @@ def argument_name(attribute: str) -> str | None:
 
 
 def _stands_for_reserved(name: str) -> bool:
-    while name.startswith("task_"):
-        name = name.removeprefix("task_")
-    return name in RESERVED
+    return re.fullmatch(f"(task_)*({'|'.join(RESERVED)})", name) is not None
 
 
 def as_attribute(value: object) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -116,10 +116,10 @@ def open_history(path: Path, config: dict | None = None) -> h5py.File:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such history file; collect it with: {collect_command(config, path)}")
-    with reading(path, config):
-        file = h5py.File(path, rdcc_nbytes=0)  # no cache of chunks: 1 MB per dataset, and pieces are whole chunks
-    try:
+    with ExitStack() as on_error:
         with reading(path, config):
+            file = h5py.File(path, rdcc_nbytes=0)  # no cache of chunks: 1 MB per dataset, and pieces are whole chunks
+            on_error.callback(file.close)
             version = file.attrs.get("format_version", FORMAT_VERSION)  # older files have none
         if not isinstance(version, (int, np.integer)):
             raise InputError(f"{path}: format_version {version!r}: expected a whole number; collect it again")
@@ -127,9 +127,7 @@ def open_history(path: Path, config: dict | None = None) -> h5py.File:
             raise InputError(
                 f"{path}: format_version {version} is newer than this code reads, {FORMAT_VERSION}; update the code"
             )
-    except BaseException:
-        file.close()
-        raise
+        on_error.pop_all()
     return file
 
 

@@ -6,6 +6,7 @@ Letters in shapes: T environment steps per stream, E streams, N all steps of all
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import ExitStack
 from pathlib import Path
 
 import gymnasium as gym
@@ -55,8 +56,8 @@ class HistoryFile:
     ):
         self.path, self.config = path, config
         self.observation_space, self.action_space = spaces or env.spaces(config)
-        file = open_history(path, config)
-        try:
+        with ExitStack() as opened:
+            file = opened.enter_context(open_history(path, config))
             if spaces is None:  # else the config's env is not known, so there is nothing to compare
                 check_env(recorded_config(file, path, config), path, config)
             groups = [self._open_group(file, task) for task in tasks]
@@ -70,10 +71,8 @@ class HistoryFile:
             self.arrays = {name: StoredArray(self, name, groups) for name in self.names}
             if self._fits_in_memory():
                 self.arrays = {name: array.read_all() for name, array in self.arrays.items()}
-                file.close()
-        except BaseException:
-            file.close()
-            raise
+            else:
+                opened.pop_all()  # the arrays go on reading
 
     def _open_group(self, file: h5py.File, task: int) -> dict[str, h5py.Dataset]:
         """The datasets of a task that this code reads."""

@@ -66,28 +66,19 @@ def join_files(output: Path, parts: dict[int, Path], config: dict) -> None:
             for task, path in parts.items():
                 with h5py.File(path) as part:
                     part.copy(str(task), file)
-                    commits.append(part.attrs.get("git_commit", NOT_RECORDED))
+                    commits.append({"git_commit": part.attrs.get("git_commit", NOT_RECORDED)})
                     versions.append(yaml.safe_load(part.attrs.get("versions", "{}")))
-            file.attrs.update(_file_attributes(config, commits, versions))
+            file.attrs.update({"format_version": FORMAT_VERSION, "config": _as_yaml(dict(config))})
+            file.attrs.update({"versions": _as_yaml(_all_different(versions)), **_all_different(commits)})
+            file.attrs["created_utc"] = datetime.now(UTC).isoformat(timespec="seconds")
 
     write_atomically(output, write)
 
 
-def _file_attributes(config: dict, commits: list[str], versions: list[dict[str, str]]) -> dict:
-    """All different commits and versions that the parts name."""
-    libraries = dict.fromkeys(name for version in versions for name in version)
-    found = {name: [version.get(name, NOT_RECORDED) for version in versions] for name in libraries}
-    return {
-        "format_version": FORMAT_VERSION,
-        "config": _as_yaml(dict(config)),
-        "versions": _as_yaml({name: _all_different(values) for name, values in found.items()}),
-        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": _all_different(commits),
-    }
-
-
-def _all_different(values: list[str]) -> str:
-    return ", ".join(dict.fromkeys(values))
+def _all_different(records: list[dict[str, str]]) -> dict[str, str]:
+    """What the records say under each name, every different value once."""
+    names = dict.fromkeys(name for record in records for name in record)
+    return {name: ", ".join(dict.fromkeys(record.get(name, NOT_RECORDED) for record in records)) for name in names}
 
 
 def _as_yaml(values: dict) -> str:

@@ -33,10 +33,8 @@ from plots.style import (
     whole_ticks,
 )
 
-TYPE_COLOURS = {TokenType.TRANSITION: "0.85", TokenType.COMPRESS_START: BLUE, TokenType.COMPRESS_END: ORANGE}
-TYPE_NAMES = {
-    TokenType.TRANSITION: "transition", TokenType.COMPRESS_START: "<compress>", TokenType.COMPRESS_END: "</compress>",
-}  # fmt: skip
+# By TokenType; summaries, whose types follow, have one colour for all levels
+TYPES = {"transition": "0.85", "<compress>": BLUE, "</compress>": ORANGE, "summary": GREEN}
 
 
 # Histories ----------------------------------------------------------------------------------------
@@ -133,14 +131,13 @@ def _targets(sample: dict[str, Tensor]) -> tuple[np.ndarray, str]:
 
 
 def _draw_types(axes: Axes, types: np.ndarray, with_legend: bool = True) -> None:
-    """A strip of token types, with their legend above it; summaries of all levels have one colour."""
-    shades = [*(TYPE_COLOURS[kind] for kind in TokenType), GREEN]
-    names = [*(TYPE_NAMES[kind] for kind in TokenType), "summary"]
-    norm = BoundaryNorm(np.arange(len(shades) + 1) - 0.5, len(shades))
-    axes.imshow(np.minimum(types, len(TokenType))[None], aspect="auto", cmap=ListedColormap(shades), norm=norm)
+    """A strip of token types, with their legend above it."""
+    norm, colours = BoundaryNorm(np.arange(len(TYPES) + 1) - 0.5, len(TYPES)), ListedColormap(list(TYPES.values()))
+    axes.imshow(np.minimum(types, len(TokenType))[None], aspect="auto", cmap=colours, norm=norm)
     if with_legend:
-        n_shown = len(shades) if types.max() >= len(TokenType) else len(TokenType)
-        handles = [Patch(color=shade, label=name) for shade, name in zip(shades[:n_shown], names)]
+        handles = [Patch(color=colour, label=name) for name, colour in TYPES.items()]
+        if types.max() < len(TokenType):
+            handles.pop()
         axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(handles))
     axes.set(yticks=[])
     axes.spines[:].set_visible(False)
