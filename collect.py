@@ -241,12 +241,10 @@ def collect_task(config: dict, task: int, path: Path, log_dir: Path | None, prep
     Returns:
         The mean return of the episodes that ended in each rollout, (rollouts,); NaN where none did.
     """
-    arguments = env.list_tasks(config)[task]
-    seed = config["alg_seed"] + task
+    arguments, seed = env.list_tasks(config)[task], config["alg_seed"] + task
     vec_env = env.make_source_env(config, [arguments] * config["n_stream"])
-    source = algorithm.source_class(config)(
-        config, vec_env, seed, log_dir and str(log_dir / f"task-{task}"), **(prepared or {})
-    )
+    log = log_dir and str(log_dir / f"task-{task}")
+    source = algorithm.source_class(config)(config, vec_env, seed, log, **(prepared or {}))
     history = source.run()
     check_history(history, vec_env.action_space, config["n_steps"])
     vec_env.close()

@@ -16,18 +16,10 @@ import numpy as np
 import env
 from config.schema import KEYS
 from files import InputError, describe_foreign_error
-from history.format import (
-    NUMBER_KINDS,
-    REQUIRED_FIELDS,
-    RESULTS,
-    argument_name,
-    as_attribute,
-    attribute_name,
-    from_attribute,
-)
+from history.format import REQUIRED_FIELDS, RESULTS, argument_name, as_attribute, attribute_name, from_attribute
 from history.markers import find_regions, of_first_stream
 from history.origin import Origin, open_history, origin_of, reading, task_numbers
-from history.reader import HistoryFile
+from history.reader import NUMBER_KINDS, HistoryFile
 from history.returns import mean_return_per_rollout
 
 SUM_TOLERANCE = 0.01  # of probabilities: float16 keeps three digits
@@ -192,11 +184,11 @@ def _read_task(path: Path, file: h5py.File, task: int) -> tuple[TaskReport, Arra
 
 def _attribute_problems(report: TaskReport, expected: Expected) -> Iterable[str]:
     """Whether the attributes are those of this task in the env."""
-    optimal = report.attributes.get("optimal_return")
-    if optimal is not None and not isinstance(optimal, (int, float)):
-        yield f"{report.place}: optimal_return {optimal!r}: expected a number"
-    elif optimal is not None:
+    optimal = report.attributes.get("optimal_return", np.nan)
+    if isinstance(optimal, (int, float)):
         report.optimum = float(optimal)
+    else:
+        yield f"{report.place}: optimal_return {optimal!r}: expected a number"
     if expected.tasks is None or report.task >= len(expected.tasks):
         return
     task = expected.tasks[report.task]
@@ -283,10 +275,8 @@ def _learning_problems(path: Path, report: TaskReport, arrays: Arrays) -> Iterab
 
 def _gap_problems(report: TaskReport, arrays: Arrays) -> Iterable[str]:
     """Within an episode, each state must be the next state of the step before."""
-    if not {"next_states", "dones"} <= set(arrays):
-        return
-    states, after = arrays["states"], arrays["next_states"]
-    if states.size != after.size:  # told by `_training_problems`
+    states, after = arrays["states"], arrays.get("next_states", np.zeros(0))
+    if "dones" not in arrays or states.size != after.size:  # a wrong size is told by `_training_problems`
         return
     after = after.reshape(states.shape)
     differs = (states[1:] != after[:-1]).any(axis=tuple(range(2, states.ndim)))

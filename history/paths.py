@@ -11,6 +11,7 @@ Letters in shapes: B histories, R regions per history, E streams.
 from __future__ import annotations
 
 import numpy as np
+from numpy.random import Generator
 
 
 class Histories:
@@ -30,7 +31,7 @@ class Histories:
         self.n_rollouts, self.rollout_length, self.interval = n_rollouts, rollout_length, interval
         self.n_streams, self.stride, self.mix_streams = n_streams, stride, mix_streams
 
-    def draw(self, tasks: np.ndarray, n_regions: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, tasks: np.ndarray, n_regions: int, rng: Generator) -> tuple[np.ndarray, np.ndarray]:
         """(B, R) first steps and (B, R) streams of the regions of one history for each of (B,) tasks."""
         B = len(tasks)
         streams = rng.integers(self.n_streams, size=(B, n_regions if self.mix_streams else 1))
@@ -39,9 +40,7 @@ class Histories:
         rollouts = self.rollouts(tasks, part, streams, rng)
         return rollouts * self.rollout_length + part * self.interval, streams
 
-    def rollouts(
-        self, tasks: np.ndarray, part: np.ndarray, streams: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
+    def rollouts(self, tasks: np.ndarray, part: np.ndarray, streams: np.ndarray, rng: Generator) -> np.ndarray:
         """(B, R) the rollout of each region: every `stride`-th one; the last one goes on for ever."""
         first = rng.integers(self.stride, size=(len(tasks), 1))
         return np.minimum(first + self.stride * np.arange(part.shape[1]), self.n_rollouts[tasks][:, None] - 1)
@@ -66,9 +65,7 @@ class CausalHistories(Histories):
         for task, of_task in enumerate(returns):
             self.has_reason[task, : len(of_task)] = of_task > usual[task]
 
-    def rollouts(
-        self, tasks: np.ndarray, part: np.ndarray, streams: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
+    def rollouts(self, tasks: np.ndarray, part: np.ndarray, streams: np.ndarray, rng: Generator) -> np.ndarray:
         B, R = part.shape
         last, chosen = self.n_rollouts[tasks] - 1, np.zeros((B, R), dtype=np.int64)
         steps = rng.integers(max(1, self.stride - 1), self.stride + 3, size=(B, R))
@@ -83,7 +80,7 @@ class CausalHistories(Histories):
 class WholeHistories(Histories):
     """A stream's own life from its beginning: for sources whose streams learn each on its own."""
 
-    def draw(self, tasks: np.ndarray, n_regions: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, tasks: np.ndarray, n_regions: int, rng: Generator) -> tuple[np.ndarray, np.ndarray]:
         regions = np.arange(n_regions)
         n_held = self.n_rollouts[tasks][:, None] * (self.rollout_length // self.interval)
         streams = rng.integers(self.n_streams, size=(len(tasks), 1))

@@ -15,12 +15,13 @@ import numpy as np
 
 import env
 from files import InputError
-from history.format import FIELDS, NUMBER_KINDS, REQUIRED_FIELDS, soft_target_names
+from history.format import FIELDS, REQUIRED_FIELDS, soft_target_names
 from history.markers import find_regions, of_first_stream
 from history.origin import check_env, open_history, reading, recorded_config
 
 MEMORY_SHARE = 0.5  # of what is free; larger datasets stay in the file
 CACHE_BYTES = 256e6  # for pieces of such a dataset
+NUMBER_KINDS = "biufc"  # of dtypes: True or False, whole, real and complex numbers
 
 
 class HistoryFile:

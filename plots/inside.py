@@ -41,14 +41,14 @@ TYPES = {"transition": "0.85", "<compress>": BLUE, "</compress>": ORANGE, "summa
 
 
 @styled
-def plot_stream(states: np.ndarray, rewards: np.ndarray, regions: list[tuple[int, int]], n_regions: int = 3) -> Figure:
-    """States and rewards over the first regions of one stream; every other region is shaded.
+def plot_stream(states: np.ndarray, rewards: np.ndarray, regions: list[tuple[int, int]]) -> Figure:
+    """States and rewards over the first three regions of one stream; every other region is shaded.
 
     Args:
         states: (T, entries). rewards: (T,).
         regions: half-open (start, stop) of each region, as `find_regions` gives them; may be empty.
     """
-    shown = regions[:n_regions]
+    shown = regions[:3]
     steps = np.arange(shown[-1][1] if shown else min(len(states), 300))
     figure, (above, below) = new_figure(7.2, 3.6, 2, sharex=True, height_ratios=(2, 1))
     for entry in range(min(states.shape[1], len(CURVES))):
@@ -101,8 +101,7 @@ def plot_window(sample: dict[str, Tensor], context: Context) -> Figure:
     targets, label = _targets(sample)
     is_target = np.arange(len(targets)) >= int(sample["target_from"])
     valid = layout.valid[0].numpy()
-    types, steps = layout.types[0].numpy()[valid], layout.steps[0].numpy()[valid]
-    positions = layout.positions[0].numpy()[valid]
+    types, steps, positions = (v[0].numpy()[valid] for v in (layout.types, layout.steps, layout.positions))
     figure, (above, middle, below) = new_figure(7.2, 3.8, 3, sharex=True, height_ratios=(1, 2, 4))
     _draw_types(above, types)
     above.set(ylabel="type")
@@ -136,7 +135,7 @@ def _draw_types(axes: Axes, types: np.ndarray, with_legend: bool = True) -> None
     axes.imshow(np.minimum(types, len(TokenType))[None], aspect="auto", cmap=colours, norm=norm)
     if with_legend:
         handles = [Patch(color=colour, label=name) for name, colour in TYPES.items()]
-        if types.max() < len(TokenType):
+        if types.max() < len(TokenType):  # no summary is shown
             handles.pop()
         axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(handles))
     axes.set(yticks=[])
@@ -177,8 +176,7 @@ def plot_paths(
     figure, panels = new_figure(1.6 * columns, 1.85 * rows, rows, columns, squeeze=False)
     rng = np.random.default_rng(0)
     for axes, episode in zip(panels.flat, episodes):
-        path = cells[episode - 1]
-        path = path + rng.uniform(-0.18, 0.18, size=path.shape)  # tells repeated steps apart
+        path = cells[episode - 1] + rng.uniform(-0.18, 0.18, cells[episode - 1].shape)  # tells repeated steps apart
         axes.plot(path[:, 1], path[:, 0], "-", color=BLUE, linewidth=0.9)
         axes.plot(path[0, 1], path[0, 0], "o", color=BLUE, markersize=4)
         axes.plot(goal[1], goal[0], "*", color=ORANGE, markersize=10, markeredgecolor="black", markeredgewidth=0.5)
