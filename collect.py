@@ -241,17 +241,15 @@ def collect_task(config: dict, task: int, path: Path, log_dir: Path | None, prep
     Returns:
         The mean return of the episodes that ended in each rollout, (rollouts,); NaN where none did.
     """
-    arguments, seed = env.list_tasks(config)[task], config["alg_seed"] + task
+    arguments, n_steps, seed = env.list_tasks(config)[task], config["n_steps"], config["alg_seed"] + task
     vec_env = env.make_source_env(config, [arguments] * config["n_stream"])
     log = log_dir and str(log_dir / f"task-{task}")
     source = algorithm.source_class(config)(config, vec_env, seed, log, **(prepared or {}))
     history = source.run()
-    check_history(history, vec_env.action_space, config["n_steps"])
+    check_history(history, vec_env.action_space, n_steps)
     vec_env.close()
     attributes = task_attributes(arguments, seed, env.optimal_return(config, arguments), history)
-    write_atomically(
-        path, lambda temporary: write_history(temporary, str(task), history, attributes, config["n_steps"])
-    )
+    write_atomically(path, lambda temporary: write_history(temporary, str(task), history, attributes, n_steps))
     return attributes["mean_return_per_rollout"]
 
 

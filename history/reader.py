@@ -22,6 +22,7 @@ from history.origin import check_env, open_history, reading, recorded_config
 MEMORY_SHARE = 0.5  # of what is free; larger datasets stay in the file
 CACHE_BYTES = 256e6  # for pieces of such a dataset
 NUMBER_KINDS = "biufc"  # of dtypes: True or False, whole, real and complex numbers
+Group = dict[str, h5py.Dataset]  # of a task: its datasets that this code reads
 
 
 class HistoryFile:
@@ -75,8 +76,7 @@ class HistoryFile:
             else:
                 opened.pop_all()  # the arrays go on reading
 
-    def _open_group(self, file: h5py.File, task: int) -> dict[str, h5py.Dataset]:
-        """The datasets of a task that this code reads."""
+    def _open_group(self, file: h5py.File, task: int) -> Group:
         place = f"{self.path}:/{task}"
         names = (*FIELDS, "next_states", *soft_target_names(self.action_space), "compress_markers")
         with reading(self.path, self.config):
@@ -93,7 +93,7 @@ class HistoryFile:
                 _ = data.shape, data.chunks  # h5py keeps them, once read without an error
         return found
 
-    def _choose_names(self, groups: list[dict[str, h5py.Dataset]]) -> None:
+    def _choose_names(self, groups: list[Group]) -> None:
         soft_names = soft_target_names(self.action_space)
         fields = (*FIELDS, *(["next_states"] if self.config.get("reached_observations") else []))
         self.names = [name for name in fields if all(name in group for group in groups)]
@@ -102,9 +102,7 @@ class HistoryFile:
         if self.config["soft_targets"] and self.has_soft_targets:
             self.names += soft_names
 
-    def _sizes_to_use(
-        self, group: dict[str, h5py.Dataset], source_timesteps: int | None, n_stream: int | None
-    ) -> tuple[int, int]:
+    def _sizes_to_use(self, group: Group, source_timesteps: int | None, n_stream: int | None) -> tuple[int, int]:
         """Steps per stream and streams of a task."""
         states, shape = f"{self.path}:{group['states'].name}", group["states"].shape
         if len(shape) < 2 or 0 in shape:
@@ -136,7 +134,7 @@ class HistoryFile:
         space = self.observation_space if name in ("states", "next_states") else self.action_space
         return (int(np.prod(space.shape, dtype=int)),)
 
-    def _check_shapes(self, group: dict[str, h5py.Dataset]) -> None:
+    def _check_shapes(self, group: Group) -> None:
         for name in self.names:
             entry, found = self.entry_shape(name), group[name].shape
             expected = (*group["states"].shape[:2], *entry)
@@ -173,7 +171,7 @@ class HistoryFile:
                 "is damaged: collect it again"
             )
 
-    def _regions(self, group: dict[str, h5py.Dataset], n_steps: int) -> list[tuple[int, int]]:
+    def _regions(self, group: Group, n_steps: int) -> list[tuple[int, int]]:
         place = f"{self.path}:{group['compress_markers'].name}"
         with reading(self.path, self.config):
             markers = group["compress_markers"][()]
@@ -200,7 +198,7 @@ class StoredArray:
     A piece is one chunk of time of one task, all streams. The newest ones are kept, up to `CACHE_BYTES`.
     """
 
-    def __init__(self, history: HistoryFile, name: str, groups: list[dict[str, h5py.Dataset]]):
+    def __init__(self, history: HistoryFile, name: str, groups: list[Group]):
         self.history, self.name, self.data = history, name, [group[name] for group in groups]
         self.dtype = np.result_type(*(data.dtype for data in self.data)).newbyteorder("=")
         self.entry = history.entry_shape(name)

@@ -131,7 +131,8 @@ def _targets(sample: dict[str, Tensor]) -> tuple[np.ndarray, str]:
 
 def _draw_types(axes: Axes, types: np.ndarray, with_legend: bool = True) -> None:
     """A strip of token types, with their legend above it."""
-    norm, colours = BoundaryNorm(np.arange(len(TYPES) + 1) - 0.5, len(TYPES)), ListedColormap(list(TYPES.values()))
+    colours = ListedColormap(list(TYPES.values()))
+    norm = BoundaryNorm(np.arange(len(TYPES) + 1) - 0.5, len(TYPES))
     axes.imshow(np.minimum(types, len(TokenType))[None], aspect="auto", cmap=colours, norm=norm)
     if with_legend:
         handles = [Patch(color=colour, label=name) for name, colour in TYPES.items()]
@@ -176,7 +177,8 @@ def plot_paths(
     figure, panels = new_figure(1.6 * columns, 1.85 * rows, rows, columns, squeeze=False)
     rng = np.random.default_rng(0)
     for axes, episode in zip(panels.flat, episodes):
-        path = cells[episode - 1] + rng.uniform(-0.18, 0.18, cells[episode - 1].shape)  # tells repeated steps apart
+        path = cells[episode - 1]
+        path = path + rng.uniform(-0.18, 0.18, size=path.shape)  # tells repeated steps apart
         axes.plot(path[:, 1], path[:, 0], "-", color=BLUE, linewidth=0.9)
         axes.plot(path[0, 1], path[0, 0], "o", color=BLUE, markersize=4)
         axes.plot(goal[1], goal[0], "*", color=ORANGE, markersize=10, markeredgecolor="black", markeredgewidth=0.5)
