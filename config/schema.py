@@ -130,6 +130,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "context_regions": Key(int, TRAINING, 2, low=1, only=REGIONS),
         "n_summary": Key(int, TRAINING, 4, low=1, only=MEMORY),
         "memory_regions": Key(int, TRAINING, 8, low=0, only=MEMORY),
+        "varied_room": Key(float, TRAINING, 1.0, low=0, high=1, only=MEMORY),
         "history_regions": Key(int, TRAINING, 12, low=2),
         "histories": Key(str, TRAINING, "every", choices=("every", "causal", "whole")),
         "n_transit": Key(int, TRAINING, low=2),

@@ -101,7 +101,7 @@ class Memory(Context):
         self.n_summary, self.memory_regions = config["n_summary"], config["memory_regions"]
         self.n_regions, self.region_capacity = config["history_regions"], config["compress_interval"]
         self.n_positions = self.n_tokens = self.region_capacity + 2 + self.n_summary
-        self.blank_starts = config["blank_starts"]
+        self.varied_room, self.blank_starts = config["varied_room"], config["blank_starts"]
         self.age_bias = nn.Parameter(torch.zeros(config["n_layer"], config["n_head"], N_AGES))
 
     @classmethod
@@ -134,12 +134,12 @@ class Memory(Context):
     def layout(self, region_lengths: Tensor) -> MemoryLayout:
         """R blocks of T tokens, then K tokens for each merged node; all regions are full.
 
-        In training every batch has room for another number of summaries, up to `memory_regions`: with little room the
-        model merges again and again, as it has to in a life much longer than a training history.
+        In training a share `varied_room` of the batches has room for another number of summaries, up to `memory_regions`: with
+        little room the model merges again and again, as it has to in a life much longer than a training history.
         """
         (B, R), L, K = region_lengths.shape, self.region_capacity, self.n_summary
         room = self.memory_regions
-        if self.training and room:
+        if self.training and room and torch.rand(()) < self.varied_room:
             room = int(torch.randint(1, room + 1, ()))
         levels = make_plan(R, room).levels[R:]
         types = torch.tensor([TokenType.COMPRESS_START, *[0] * L, TokenType.COMPRESS_END, *[self.type_of(1)] * K])
