@@ -126,7 +126,7 @@ SETTINGS = [
     explorer("explorer-split", seeds=(0, 1, 2), splits=(1, 2)),
     *explorer_controls(DEFAULT_FAMILY, "explorer", interval=40, n_slots=128, batch_size=5888),
     explorer("hard-explorer", family="darkroom_hard", seeds=(0, 1, 2)),
-    *explorer_controls("darkroom_hard", "hard-explorer", interval=40, n_slots=152, batch_size=6624),
+    *explorer_controls("darkroom_hard", "hard-explorer", interval=40, n_slots=152, batch_size=8832),
     explorer("hard-explorer-unreached", "reached_observations=false", family="darkroom_hard"),
     *(setting for family in FAMILIES for setting in of_family(family)),
 ]
