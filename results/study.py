@@ -71,8 +71,15 @@ def explorer(name: str, *overrides: str, family: str = DEFAULT_FAMILY, **more) -
 
 def explorer_controls(family: str, prefix: str, interval: int, n_slots: int, batch_size: int) -> list[Setting]:
     """Other contexts on the same histories, with as many tokens per update; `n_slots` is what memory holds, in tokens."""
-    two = ("context=regions", f"n_transit={2 * interval}", f"train_batch_size={batch_size // (2 * interval)}")
-    window = ("context=window", f"n_transit={n_slots}", f"train_batch_size={batch_size // n_slots}")
+    unread = ("memory_regions=8", "varied_room=1.0")  # memory's keys go back to their defaults
+    two = ("context=regions", *unread, f"n_transit={2 * interval}", f"train_batch_size={batch_size // (2 * interval)}")
+    window = (
+        "context=window",
+        *unread,
+        "use_compressed_context=false",
+        f"n_transit={n_slots}",
+        f"train_batch_size={batch_size // n_slots}",
+    )
     return [
         explorer(f"{prefix}-two-regions", *two, family=family),
         explorer(f"{prefix}-window", *window, family=family),
