@@ -28,6 +28,7 @@ from scripts import DEFAULT_CONFIG
 SCORES = ROOT / "results" / "scores"
 EXPLORING = "temperature 1.0 while the context holds no reward"
 EPISODES = (10, 20, 50, 100, 500)
+DELAYS = (0, 50, 100, 200)  # steps of waiting, on bandits
 PUBLISHED = [  # mean return on held-out goals of 9x9 Darkroom, horizon 20, 73/8 split, PPO, after 100 episodes
     ("DICP on AD, filtered histories (arXiv:2505.15143)", 16.5),
     ("DPT (arXiv:2306.14892)", 14.4),
@@ -105,11 +106,21 @@ def row(name: str, scores: Scores) -> list[str]:
 
 def main_table(compressed: Scores, standard: dict[str, Scores]) -> str:
     rows = [row("**compressed context**", compressed)]
+    rows += [row(label, scores) for label, scores in with_memory().items()]
     rows += [row(f"standard AD, {name}", scores) for name, scores in standard.items()]
     rows.append(["random policy", "", *[f"{compressed.random:.1f}"] * 3, f"{compressed.random:.2f}", "", "", ""])
     rows.append(["optimum", "", *[f"{compressed.optimal.mean():.2f}"] * 4, "1", "1", ""])
     rows += [[f"published: {name}", "", "", "", "", f"{value}", "", "", ""] for name, value in PUBLISHED]
     return table(["return on held-out goals", *HEADER], rows)
+
+
+def with_memory() -> dict[str, Scores]:
+    """Memory on the same histories and on the explorer's, and what two regions do there; those that were run."""
+    labels = {
+        "memory": "memory, causal histories", "explorer": "**memory, explorer's histories**",
+        "explorer-two-regions": "two regions, explorer's histories",
+    }  # fmt: skip
+    return {label: scores for name, label in labels.items() if (scores := Scores(name)).n_seeds}
 
 
 def best_standard() -> dict[str, Scores]:
@@ -188,21 +199,67 @@ def ablations() -> str:
     return table(["change", *HEADER], rows)
 
 
+def compare(heading: str, labels: dict[str, str], by_split: dict[str, str] | None = None) -> str:
+    """A table of those settings that were run: setting to label, on split 0, and `by_split` on splits 1 and 2."""
+    found = [(label, Scores(name)) for name, label in labels.items()]
+    for split in (1, 2):
+        found += [
+            (f"split {split}: {label}", Scores(name, splits=(split,))) for name, label in (by_split or {}).items()
+        ]
+    return table([heading, *HEADER], [row(label, scores) for label, scores in found if scores.n_seeds])
+
+
 def memories() -> str:
-    """Memory, and causal histories with the other contexts; those that were run."""
-    rows = []
-    for name, label in {
+    labels = {
         "compressed": "two regions", "compressed-causal": "two regions, causal histories",
         "standard-160-causal": "plain window of 160 steps, causal histories", "memory": "memory, causal histories",
         "memory-every": "memory, every third rollout", "memory-0": "memory without summaries: carried keys alone",
+    }  # fmt: skip
+    by_split = {"compressed-split": "two regions", "memory-split": "memory, causal histories"}
+    return compare("Darkroom, PPO's histories", labels, by_split)
+
+
+def explorers() -> str:
+    """Trained on the explorer's histories: Darkroom and Dark Room Hard."""
+    kinds = {
+        "": "memory", "-two-regions": "two regions", "-window": "plain window of equal bytes",
+        "-0": "memory without summaries: carried keys alone", "-cleared": "memory, cleared at every region's end",
+        "-other-task": "memory, that of another task",
+    }  # fmt: skip
+    parts = [
+        compare("Darkroom", {f"explorer{kind}": label for kind, label in kinds.items()}, {"explorer-split": "memory"}),
+        compare("Dark Room Hard", {f"hard-explorer{kind}": label for kind, label in kinds.items()}),
+    ]
+    repeats = [
+        [label, f"{after_first_success(scores):.2f}"]
+        for kind, label in kinds.items()
+        if (scores := Scores(f"hard-explorer{kind}")).n_seeds
+    ]
+    return "\n".join([*parts, table(["Dark Room Hard", "success in the episode after the first one"], repeats)])
+
+
+def after_first_success(scores: Scores) -> float:
+    """How often the episode after the first rewarded one is rewarded too."""
+    rewarded = scores.returns.reshape(-1, scores.returns.shape[-1]) > 0
+    first = rewarded[:, :-1].argmax(axis=1)
+    met = rewarded[np.arange(len(first)), first]
+    return float(rewarded[np.arange(len(first)), first + 1][met].mean())
+
+
+def bandits() -> str:
+    """Regret over a life of 100 pulls, with the delay of training, 50, and with others; UCB's does not depend on it."""
+    rows, ucb = [], source("delayed_bandit")["returns"][-1]
+    for kind, label in {
+        "memory": "memory", "two-regions": "two regions of 10 steps", "window": "plain window of 40 steps",
+        "full": "full history (150 steps)",
     }.items():  # fmt: skip
-        if (scores := Scores(name)).n_seeds:
-            rows.append(row(label, scores))
-    for split in (1, 2):
-        for name, label in {"compressed-split": "two regions", "memory-split": "memory, causal histories"}.items():
-            if (scores := Scores(name, splits=(split,))).n_seeds:
-                rows.append(row(f"split {split}: {label}", scores))
-    return table(["Darkroom, held-out goals", *HEADER], rows)
+        found = [Scores(f"delayed-bandit-{kind}", f"delay-{delay}") for delay in DELAYS]
+        if all(scores.n_seeds for scores in found):
+            regrets = [scores.optimal - scores.at(1).mean(axis=0) for scores in found]
+            rows.append([label, str(found[0].n_seeds), *[with_interval(regret[None]) for regret in regrets]])
+            optimal = found[0].optimal.mean()
+    rows.append(["UCB", "", *[f"{optimal - ucb:.2f}"] * len(DELAYS)])
+    return table(["regret, held-out bandits", "seeds", *[f"delay {delay}" for delay in DELAYS]], rows)
 
 
 def text() -> str:
@@ -231,6 +288,8 @@ def text() -> str:
         parts.append("## Other splits, compressed\n\n" + table(["held-out goals", *HEADER], others))
     parts.append("## One change at a time\n\n" + ablations())
     parts.append("## Memory and causal histories\n\n" + memories())
+    parts.append("## Histories of the explorer\n\n" + explorers())
+    parts.append("## Delayed bandit\n\n" + bandits())
     parts.append("## Other families\n\n" + family_table())
     parts.append(family_details())
     return "\n".join(parts)
@@ -239,6 +298,7 @@ def text() -> str:
 def draw_returns() -> None:
     compressed, standard = Scores("compressed"), best_standard()
     curves = {"compressed context": compressed.returns}
+    curves |= {label.strip("*"): scores.returns for label, scores in with_memory().items()}
     curves |= {f"standard, {name}": scores.returns for name, scores in standard.items()}
     levels = {"random policy": compressed.random, "optimum": float(compressed.optimal.mean())}
     ppo = source("darkroom")

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np
-from report import FAMILIES, SCORES
+from report import DELAYS, FAMILIES, SCORES
 
 from checkpoints import EVALUATION_KEYS, checkpoint_paths, load_checkpoint, save_checkpoint
 from config.loading import load_config
@@ -87,6 +87,15 @@ def explorer_controls(family: str, prefix: str, interval: int, n_slots: int, bat
     ]
 
 
+def bandit(context: str, *overrides: str, is_standard: bool = False) -> Setting:
+    """One life per task and repeat on the delayed bandit, with the delay of training and with others."""
+    evaluations = {
+        f"delay-{delay}": ("--episodes", "1", "--set", f"env_kwargs={{n_pulls: 100, delay: {delay}, noise: 0.3}}")
+        for delay in DELAYS
+    }
+    return Setting(f"delayed-bandit-{context}", overrides, "delayed_bandit", is_standard, evaluations=evaluations)
+
+
 def of_family(family: str) -> list[Setting]:
     """Another family's shipped configs, both modes."""
     evaluations = {"default": ("--repeats", "8")}
@@ -135,6 +144,10 @@ SETTINGS = [
     explorer("hard-explorer", family="darkroom_hard", seeds=(0, 1, 2)),
     *explorer_controls("darkroom_hard", "hard-explorer", interval=40, n_slots=152, batch_size=8832),
     explorer("hard-explorer-unreached", "reached_observations=false", family="darkroom_hard"),
+    bandit("memory"),
+    bandit("two-regions", "context=regions", "n_transit=20", "train_batch_size=300"),
+    bandit("window", "train_batch_size=184", is_standard=True),
+    bandit("full", "n_transit=150", "train_batch_size=49", is_standard=True),
     *(setting for family in FAMILIES for setting in of_family(family)),
 ]
 

@@ -12,7 +12,7 @@ over a history trains all of its regions, and acting encodes nothing anew.
 Related: AutoCompressors (arXiv:2305.14788) accumulate summaries of segments, without bound and without merging.
 
 Letters in shapes: B batch, R regions per training history, L steps per region, K summary tokens, T tokens per
-region, S nodes (summaries and merged ones), H heads, D embedding.
+region, S nodes (summaries and merged ones), M nodes that a region sees at most, H heads, D embedding.
 """
 
 from __future__ import annotations
@@ -61,26 +61,42 @@ def make_plan(n_regions: int, memory_regions: int) -> Plan:
     return Plan(tuple(levels), tuple(children), tuple(visible))
 
 
+@dataclass(frozen=True)
+class Masks:
+    """What the regions and the merged nodes of a history see.
+
+    nodes: (R, M) the nodes that each region sees, oldest first; 0 stands for none. seen: (R, T, M K + 2 T) 0 or -inf, for
+    the tokens of these nodes, of the previous region and of the own one; ages: (R, M K + 2 T) of the same. merging:
+    (merged nodes' tokens, S K) 0 or -inf.
+    """
+
+    nodes: Tensor
+    seen: Tensor
+    ages: Tensor
+    merging: Tensor
+
+
 @lru_cache(maxsize=64)
-def make_masks(R: int, room: int, T: int, K: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What regions see, (R, T, S K + 2 T), 0 or -inf; the age of it, (R, S K + 2 T); what merged nodes see, (.., S K)."""
+def make_masks(R: int, room: int, T: int, K: int) -> Masks:
     plan = make_plan(R, room)
-    S = len(plan.levels)
-    sees, ages = torch.zeros(R, T, S * K + 2 * T, dtype=torch.bool), torch.zeros(R, S * K + 2 * T, dtype=torch.long)
+    S, M = len(plan.levels), max(map(len, plan.visible))
+    nodes = torch.zeros(R, M, dtype=torch.long)
+    sees, ages = torch.zeros(R, T, M * K + 2 * T, dtype=torch.bool), torch.zeros(R, M * K + 2 * T, dtype=torch.long)
     for region, visible in enumerate(plan.visible):
-        for back, node in enumerate(reversed(visible)):
-            sees[region, :, node * K : (node + 1) * K] = True
-            ages[region, node * K : (node + 1) * K] = min(PREVIOUS + 1 + back, N_AGES - 1)
-    sees[1:, :, S * K : S * K + T] = True
-    ages[:, S * K : S * K + T] = PREVIOUS
-    sees[:, :, S * K + T :] = torch.ones(T, T).tril().bool()
+        n = len(visible)
+        nodes[region, :n] = torch.tensor(visible, dtype=torch.long)
+        sees[region, :, : n * K] = True
+        newest_first = torch.arange(n - 1, -1, -1).repeat_interleave(K)
+        ages[region, : n * K] = (PREVIOUS + 1 + newest_first).clamp(max=N_AGES - 1)
+    sees[1:, :, M * K : M * K + T] = True
+    ages[:, M * K : M * K + T] = PREVIOUS
+    sees[:, :, M * K + T :] = torch.ones(T, T).tril().bool()
     merging = torch.zeros(S - R, K, S, K, dtype=torch.bool)
     for number, children in enumerate(plan.children):
         for node in (*children, R + number):
             merging[number, :, node] = True
-    merging = merging.reshape((S - R) * K, S * K)
-    hide = [torch.zeros(mask.shape).masked_fill(~mask, -torch.inf) for mask in (sees, merging)]
-    return hide[0], ages, hide[1]
+    hide = [torch.zeros(m.shape).masked_fill(~m, -torch.inf) for m in (sees, merging.reshape((S - R) * K, S * K))]
+    return Masks(nodes, hide[0], ages, hide[1])
 
 
 @dataclass
@@ -172,24 +188,25 @@ class Memory(Context):
     def read(self, trunk: nn.Module, x: Tensor, layout: MemoryLayout) -> Tensor:
         """(B, tokens, D) to features: all regions of the histories in one pass."""
         R, T, K = self.n_regions, self.n_positions, self.n_summary
-        seen, ages, merging = (mask.to(x.device) for mask in make_masks(R, layout.room, T, K))
+        masks = make_masks(R, layout.room, T, K)
+        seen, ages, merging, visible = (m.to(x.device) for m in (masks.seen, masks.ages, masks.merging, masks.nodes))
 
         def regions(z: Tensor) -> Tensor:
             return z[:, :, : R * T].unflatten(2, (R, T))  # (B, H, R, T, width)
 
         def nodes(z: Tensor) -> Tensor:
-            return torch.cat(
-                [regions(z)[:, :, :, T - K :].flatten(2, 3), z[:, :, R * T :]], dim=2
-            )  # (B, H, S K, width)
+            own = regions(z)[:, :, :, T - K :].flatten(2, 3)
+            return torch.cat([own, z[:, :, R * T :]], dim=2)  # (B, H, S K, width)
 
         def keys(z: Tensor) -> Tensor:
             own = regions(z)
             previous = F.pad(own, (0, 0, 0, 0, 1, 0))[:, :, :R]
-            summaries = nodes(z)[:, :, None].expand(-1, -1, R, -1, -1)
-            return torch.cat([summaries, previous, own], dim=3).flatten(1, 2)  # (B, H R, S K + 2 T, width)
+            summaries = nodes(z).unflatten(2, (-1, K)).index_select(2, visible.flatten())
+            summaries = summaries.unflatten(2, visible.shape).flatten(3, 4)  # (B, H, R, M K, width)
+            return torch.cat([summaries, previous, own], dim=3).flatten(1, 2)  # (B, H R, M K + 2 T, width)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            bias = seen + self.age_bias[layer][:, ages][:, :, None]  # (H, R, T, S K + 2 T)
+            bias = seen + self.age_bias[layer][:, ages][:, :, None]  # (H, R, T, M K + 2 T)
             out = F.scaled_dot_product_attention(
                 regions(q).flatten(1, 2), keys(k), keys(v), attn_mask=bias.flatten(0, 1)[None]
             )

@@ -56,6 +56,8 @@ class MemoryContext:
         self.rewarded = torch.zeros(n_envs, dtype=torch.bool)
         self.ages = torch.full((n_envs, self.first_own + self.T), HIDDEN)  # what every slot counts as
         self.ages[:, self.first_own :] = OWN
+        self.bias = torch.empty(trunk.n_layer, n_envs, trunk.n_head, 1, self.first_own + self.T, device=self.device)
+        self._set_bias(torch.arange(n_envs))
 
     @property
     def n_steps(self) -> Tensor:
@@ -191,23 +193,35 @@ class MemoryContext:
             self.ages[env, : self.first_previous] = torch.tensor(ages, dtype=torch.long).repeat_interleave(self.K)
         is_held = torch.arange(self.T) < self.previous_length[envs, None]
         self.ages[envs, self.first_previous : self.first_own] = torch.where(is_held, PREVIOUS, HIDDEN)
+        self._set_bias(envs)
+
+    def _set_bias(self, envs: Tensor) -> None:
+        """What is added to attention scores, by the slots' ages."""
+        ages = self.ages[envs].to(self.device)  # (N', slots)
+        bias = self.context.age_bias.detach()[:, :, ages.clamp(min=0)].transpose(1, 2)  # (n_layer, N', H, slots)
+        self.bias[:, envs] = bias.masked_fill(ages[:, None] == HIDDEN, -torch.inf)[:, :, :, None]
 
     def _append(self, envs: Tensor, x: Tensor) -> Tensor:
         """Add C tokens, (N', C, D), to the current region of `envs`, and return their features."""
         C, at = x.shape[1], self.own_length[envs]  # (N',)
         stop = self.first_own + int(at.max()) + C
-        ages = self.ages[envs, :stop].to(self.device)
-        hidden = (ages == HIDDEN)[:, None].expand(-1, C, -1).clone()  # (N', C, slots)
-        newest = at[:, None] + torch.arange(C)  # (N', C) place of each new token in its region
-        hidden[:, :, self.first_own :] = (torch.arange(stop - self.first_own) > newest[:, :, None]).to(self.device)
-        row, place = envs[:, None].expand(-1, C), self.first_own + newest
+        held = slice(None) if len(envs) == self.N else envs  # a slice spares a copy
+        places, later = self.first_own + at[:, None] + torch.arange(C), None  # (N', C)
+        is_one_place = int(at.min()) == int(at.max())
+        if not is_one_place or C > 1:
+            later = (torch.arange(stop) > places[:, :, None])[:, None].to(self.device)  # (N', 1, C, slots)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = self.cache[0, layer], self.cache[1, layer]
-            keys[row, :, place], values[row, :, place] = k.transpose(1, 2), v.transpose(1, 2)
-            bias = self.context.age_bias[layer][:, ages.clamp(min=0)].transpose(0, 1)[:, :, None]  # (N', H, 1, slots)
-            bias = bias.masked_fill(hidden[:, None], -torch.inf)
-            return F.scaled_dot_product_attention(q, keys[envs, :, :stop], values[envs, :, :stop], attn_mask=bias)
+            if is_one_place:
+                keys[held, :, stop - C : stop], values[held, :, stop - C : stop] = k, v
+            else:
+                row = envs[:, None].expand(-1, C)
+                keys[row, :, places], values[row, :, places] = k.transpose(1, 2), v.transpose(1, 2)
+            bias = self.bias[layer, held, :, :, :stop]
+            if later is not None:
+                bias = bias.masked_fill(later, -torch.inf)
+            return F.scaled_dot_product_attention(q, keys[held, :, :stop], values[held, :, :stop], attn_mask=bias)
 
         features = self.model.transformer(x, attend)
         self.own_length[envs] += C
