@@ -10,7 +10,7 @@ import env
 import evaluate
 from dataset import ADDataset
 from history.format import history_path
-from model.acting import NoiseStreams, RandomActor, run_actor
+from model.acting import NoiseStreams, RandomActor, Sampling, run_actor
 
 
 @pytest.mark.parametrize("mode", ["use_compressed_context=true", "use_compressed_context=false"])
@@ -88,3 +88,19 @@ def test_acting_shows_what_training_shows_at_a_regions_start():
             context.observe(torch.zeros(1, 2))
             context.record(torch.zeros(1), torch.zeros(1), torch.full((1,), dones))
         assert context.window(torch.tensor([0]))["starts"][0].nonzero()[:, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("context", ["context=regions", "context=memory"])
+def test_the_context_is_told_what_an_episode_ended_on(context):
+    settings = ["env=darkroom_hard", "use_compressed_context=true", "reached_observations=true", context]
+    model = random_model(*settings)
+    vec_env = env.make_vec_env(model.config, env.list_tasks(model.config))
+    actor, observations, n_ended = model.actor(9, Sampling()), vec_env.reset(), 0
+    for _ in range(40):
+        observations, rewards, dones, infos = vec_env.step(actor.act(observations))
+        actor.record(rewards, dones, infos)
+        for i in range(9):
+            ended_on = infos[i]["terminal_observation"] if dones[i] else np.zeros(2)
+            assert actor.context.newest["reached"][i].tolist() == ended_on.tolist()
+        n_ended += int(dones.sum())
+    assert n_ended > 50
