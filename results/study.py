@@ -31,7 +31,7 @@ from history.format import history_path
 from history.returns import source_curve
 from scripts import DEFAULT_FAMILY, family_paths, run_script
 
-REFERENCE = ROOT / "results" / "reference" / "ckpt-800.pt"
+REFERENCES = {"compressed": "ckpt-800.pt", "explorer": "explorer-1600.pt"}  # of seed 0 on split 0
 MEMORY = "config/model/ad_dr_memory.yaml"
 EXPLORING = {"exploring-1.0": ("--set", "exploring_temperature=1.0")}
 
@@ -165,8 +165,8 @@ def run(setting: Setting, split: int, seed: int) -> None:
     mode += ["--source", setting.source] if setting.source else []
     call("train.py", setting.family, *mode, "--run-dir", str(run_dir), "--device", "cpu", *flags)
     newest = checkpoint_paths(run_dir)[-1]
-    if (setting.name, split, seed) == ("compressed", 0, 0):
-        store_reference(newest)
+    if setting.name in REFERENCES and (split, seed) == (0, 0):
+        store_reference(newest, ROOT / "results" / "reference" / REFERENCES[setting.name])
     for name, path in missing.items():
         chosen = ["--ckpt", str(newest.relative_to(ROOT)), "--out", str(path), "--device", "cpu"]
         call("evaluate.py", *chosen, *setting.evaluations[name])
@@ -174,11 +174,11 @@ def run(setting: Setting, split: int, seed: int) -> None:
         print(f"stored {path.relative_to(ROOT)}.npz", flush=True)
 
 
-def store_reference(path: Path) -> None:
+def store_reference(path: Path, reference: Path) -> None:
     """Keep a checkpoint in the repository, without what only training needs."""
     checkpoint = load_checkpoint(path)
-    REFERENCE.parent.mkdir(exist_ok=True)
-    save_checkpoint(REFERENCE, {name: checkpoint[name] for name in EVALUATION_KEYS})
+    reference.parent.mkdir(exist_ok=True)
+    save_checkpoint(reference, {name: checkpoint[name] for name in EVALUATION_KEYS})
 
 
 def store_source(family: str) -> None:
