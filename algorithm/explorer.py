@@ -52,17 +52,18 @@ class Explorer:
 
     def run(self) -> dict[str, np.ndarray]:
         n_steps, E = self.config["n_steps"], self.vec_env.num_envs
+        recorded = getattr(self.vec_env, "recorded", lambda observations: observations)  # it sees what histories hold
         recorder, beliefs = Recorder(self.vec_env, n_steps), Beliefs(self.known, E)
         states, noise = self.vec_env.reset(), self._draw_noise(E)
         for step in range(-(-self.config["total_source_timesteps"] // (n_steps * E)) * n_steps):
             if step % n_steps == 0:
                 recorder.start_region()
-            probs = beliefs.predict(states.reshape(E, -1))
+            probs = beliefs.predict(recorded(states).reshape(E, -1))
             noisy = (1 - noise[:, None]) * probs + noise[:, None] / probs.shape[1]
             actions = (noisy.cumsum(axis=1) < self.rng.random((E, 1))).sum(axis=1).clip(max=probs.shape[1] - 1)
             after, rewards, dones, infos = self.vec_env.step(actions)
             reached = reached_observations(after, dones, infos)
-            beliefs.learn(actions, rewards, reached.reshape(E, -1), dones, noise)
+            beliefs.learn(actions, rewards, recorded(reached).reshape(E, -1), dones, noise)
             noise = np.where(dones, self._draw_noise(E), noise)
             recorder.step(states, actions, rewards, reached, dones, {"action_probs": probs})
             states = after
