@@ -23,6 +23,7 @@ from files import InputError
 from history.format import history_path
 
 ELSEWHERE = 0.3  # weight of evidence from situations of other numbers of rewards: a key tells a little of the door
+RARE = 0.01  # chance of an episode's end where none was ever seen
 LEAST_NOISE = 1e-3  # no hypothesis is given up for one action
 
 
@@ -63,7 +64,8 @@ class Explorer:
             actions = (noisy.cumsum(axis=1) < self.rng.random((E, 1))).sum(axis=1).clip(max=probs.shape[1] - 1)
             after, rewards, dones, infos = self.vec_env.step(actions)
             reached = reached_observations(after, dones, infos)
-            beliefs.learn(actions, rewards, recorded(reached).reshape(E, -1), dones, noise)
+            terminated = dones & ~np.array([info.get("TimeLimit.truncated", False) for info in infos])
+            beliefs.learn(actions, rewards, recorded(reached).reshape(E, -1), dones, terminated, noise)
             noise = np.where(dones, self._draw_noise(E), noise)
             recorder.step(states, actions, rewards, reached, dones, {"action_probs": probs})
             states = after
@@ -98,13 +100,28 @@ class Beliefs:
         return np.einsum("ek,eka->ea", weights / weights.sum(axis=1, keepdims=True), self.policies)
 
     def learn(
-        self, actions: np.ndarray, rewards: np.ndarray, reached: np.ndarray, dones: np.ndarray, noise: np.ndarray
+        self,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        reached: np.ndarray,
+        dones: np.ndarray,
+        terminated: np.ndarray,
+        noise: np.ndarray,
     ) -> None:
-        """Take what followed, (E,) each; `reached` (E, entries), `noise` the chance that the action was a random one."""
+        """Take what followed, (E,) each.
+
+        Args:
+            reached: (E, entries). terminated: where an episode ended for another reason than its length.
+            noise: the chance that the action was a random one.
+        """
         known = self.known
         places, seen = known.find(self.numbers.steps(self.situations, actions, self.numbers.observations(reached)))
         misfit = (rewards[:, None] - known.rewards[:, places].T) / known.noise
-        gain = np.where(seen[:, None], np.log(known.chances[:, places].T) - 0.5 * misfit**2, 0)
+        ends = np.clip(known.ends[:, places].T, RARE, 1 - RARE)
+        fit = (
+            np.log(known.chances[:, places].T) + np.log(np.where(terminated[:, None], ends, 1 - ends)) - 0.5 * misfit**2
+        )
+        gain = np.where(seen[:, None], fit, 0)
         self.evidence[self.everyone, np.minimum(self.n_paid, MOST_PAID)] += gain
         chosen = self.policies[self.everyone, :, actions]
         noise = np.maximum(noise, LEAST_NOISE)[:, None]

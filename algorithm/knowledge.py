@@ -23,8 +23,8 @@ MOST_PAID = 2  # more rewards within an episode are not told apart
 MOST_OBSERVATIONS = 100_000
 PRIOR_STEPS = 1.0  # so many imagined steps stand for what the rest of the experience says
 LEAST_NOISE = 0.1  # standard deviation of rewards, as a share of their range
-DISCOUNT = 0.95
-TIE = 0.01  # actions within this share of the best value are equally good
+DISCOUNT = 0.98
+TIE = 0.002  # actions within this share of the best value are equally good
 NEEDED = ("states", "actions", "rewards", "next_states", "dones")
 
 
@@ -78,7 +78,8 @@ class Knowledge:
     """What is known of K tasks.
 
     steps: (U,) numbers of all steps that were ever taken, ascending. chances: (K, U) how probable the step's outcome
-    is. rewards: (K, U) what it pays in the mean; noise: their deviation from that. policies: (K, X, A) best ways to act.
+    is. rewards: (K, U) what it pays in the mean; noise: their deviation from that. ends: (K, U) the chance that it ends the
+    episode. policies: (K, X, A) best ways to act.
     """
 
     numbers: Numbers
@@ -86,6 +87,7 @@ class Knowledge:
     chances: np.ndarray
     rewards: np.ndarray
     noise: float
+    ends: np.ndarray
     policies: np.ndarray
 
     def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -117,15 +119,15 @@ def learn_from(path: Path, tasks: list[int], observation_space: dict, action_spa
     usual, tries = counts.taken.sum(0) / _group_sums(pairs, counts.taken).sum(0), _group_sums(pairs, counts.taken)
     chances = (counts.taken + PRIOR_STEPS * usual) / (tries + PRIOR_STEPS)
     rewards, noise = _expected_rewards(counts, numbers)
-    goes_on = 1 - counts.ends / np.maximum(counts.taken, 1)
+    usual_ends = _task_mean(counts.ends, counts.taken)
+    ends = (counts.ends + PRIOR_STEPS * usual_ends) / (counts.taken + PRIOR_STEPS)
     paid = (counts.rewards != 0).any(axis=1)
     more = _imagined_rewards(counts, numbers)
     rewards = np.concatenate([rewards[paid], more])
     chances = np.concatenate([chances[paid], np.broadcast_to(usual, more.shape)])
-    goes_on = np.concatenate([goes_on[paid], np.ones(more.shape)])
-    return Knowledge(
-        numbers, counts.steps, chances, rewards, noise, plan(numbers, counts.steps, chances, rewards, goes_on)
-    )
+    ends = np.concatenate([ends[paid], np.broadcast_to(usual_ends, more.shape)])
+    policies = plan(numbers, counts.steps, chances, rewards, ends)
+    return Knowledge(numbers, counts.steps, chances, rewards, noise, ends, policies)
 
 
 def _read_task(path: Path, task: int, numbers: Numbers) -> tuple[np.ndarray, ...]:
@@ -138,16 +140,29 @@ def _read_task(path: Path, task: int, numbers: Numbers) -> tuple[np.ndarray, ...
     situations = numbers.situations(numbers.observations(states), rewards_before(rewards, dones))
     taken = numbers.steps(situations, actions.astype(np.int64), numbers.observations(reached))
     steps, which, n_taken = np.unique(taken.ravel(), return_inverse=True, return_counts=True)
-    paid = rewards.ravel().astype(np.float64)
-    return steps, n_taken, *(np.bincount(which, values) for values in (paid, paid**2, dones.ravel()))
+    paid = rewards.astype(np.float64)
+    sums = [np.bincount(which, values.ravel()) for values in (paid, paid**2, terminations(dones))]
+    return steps, n_taken, *sums
 
 
 def rewards_before(rewards: np.ndarray, dones: np.ndarray) -> np.ndarray:
     """(T, E) rewards and ends of episodes to (T, E): how many steps of the episode have paid before each one."""
     paid = (rewards != 0).cumsum(axis=0)
     before = np.concatenate([np.zeros_like(paid[:1]), paid[:-1]])
-    begins = np.concatenate([np.ones_like(dones[:1]), dones[:-1]]).astype(bool)
-    return before - np.maximum.accumulate(np.where(begins, before, 0), axis=0)
+    return before - np.maximum.accumulate(np.where(begins(dones), before, 0), axis=0)
+
+
+def begins(dones: np.ndarray) -> np.ndarray:
+    """(T, E) True at the first steps of episodes."""
+    return np.concatenate([np.ones_like(dones[:1]), dones[:-1]]).astype(bool)
+
+
+def terminations(dones: np.ndarray) -> np.ndarray:
+    """(T, E) ends of episodes that are not the time limit's: those of the longest episodes are, which say nothing of the step."""
+    step = np.arange(len(dones))[:, None]
+    length = step + 1 - np.maximum.accumulate(np.where(begins(dones), step, 0), axis=0)
+    ended = dones.astype(bool)
+    return ended & (length < length.max(initial=0, where=ended))
 
 
 def _count(tasks: list[tuple[np.ndarray, ...]]) -> Counts:
@@ -164,16 +179,21 @@ def _group_sums(groups: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(which, row)[which] for row in values])
 
 
+def _task_mean(sums: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """(K, U) each to (U,): the mean over tasks of sums / times. Each task counts once, however long it stayed there."""
+    of_tasks = np.divide(sums, times, out=np.zeros_like(sums), where=times > 0)
+    return of_tasks.sum(axis=0) / (times > 0).sum(axis=0)
+
+
 def _expected_rewards(counts: Counts, numbers: Numbers) -> tuple[np.ndarray, float]:
     """(K, U) mean rewards, and their noise.
 
     Where a task is short of experience, other steps of its that led to the same place speak for it, and where there
-    are none either, the other tasks. There each task counts once, however long it stayed.
+    are none either, the other tasks.
     """
     places, arrivals = numbers.places(counts.steps), numbers.arrivals(counts.steps)
     visits = _group_sums(places, counts.taken)
-    of_tasks = np.divide(_group_sums(places, counts.rewards), visits, out=np.zeros_like(visits), where=visits > 0)
-    usual = of_tasks.sum(axis=0) / (visits > 0).sum(axis=0)
+    usual = _task_mean(_group_sums(places, counts.rewards), visits)
     paid, times = _group_sums(arrivals, counts.rewards), _group_sums(arrivals, counts.taken)
     usual = (paid + PRIOR_STEPS * usual) / (times + PRIOR_STEPS)
     means = counts.rewards / np.maximum(counts.taken, 1)
@@ -192,9 +212,7 @@ def _imagined_rewards(counts: Counts, numbers: Numbers) -> np.ndarray:
     return usual * (places == suspects[:, None])
 
 
-def plan(
-    numbers: Numbers, steps: np.ndarray, chances: np.ndarray, rewards: np.ndarray, goes_on: np.ndarray
-) -> np.ndarray:
+def plan(numbers: Numbers, steps: np.ndarray, chances: np.ndarray, rewards: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Value iteration in K models, (K, U) each: (K, X, A) best policies, with equal chances for equally good actions."""
     pairs, firsts = np.unique(numbers.pairs(steps), return_index=True)
     places, n_paid = numbers.places(steps), numbers.n_paid(steps)
@@ -205,7 +223,7 @@ def plan(
     q = np.zeros((*values.shape, numbers.n_actions))
     for _ in range(1000):
         ahead = (1 - pays) * values[:, unpaid] + pays * values[:, paid]
-        outcomes = chances * (rewards + DISCOUNT * goes_on * ahead)
+        outcomes = chances * (rewards + DISCOUNT * (1 - ends) * ahead)
         q.reshape(len(q), -1)[:, pairs] = np.add.reduceat(outcomes, firsts, axis=1)
         before, values = values, q.max(axis=2)
         if np.abs(values - before).max() < 1e-3 * largest:

@@ -11,7 +11,7 @@ import collect
 import env
 import train
 from algorithm.explorer import Beliefs, Explorer
-from algorithm.knowledge import Knowledge, Numbers, learn_from, plan, rewards_before
+from algorithm.knowledge import Knowledge, Numbers, learn_from, plan, rewards_before, terminations
 from files import InputError
 from history.format import history_path
 from history.returns import source_curve
@@ -43,6 +43,12 @@ def test_rewards_before_a_step_count_within_its_episode():
     assert rewards_before(rewards, dones)[:, 0].tolist() == [0, 0, 1, 0, 0, 0]
 
 
+def test_an_end_by_the_time_limit_says_nothing():
+    dones = np.array([[0, 0, 1, 0, 0, 1], [0, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1]]).T
+    assert terminations(dones)[:, 1].tolist() == [False, True, False, False, True, False]
+    assert terminations(dones)[:, 0].sum() == 2 and not terminations(dones[:, 2:]).any()
+
+
 def test_planning_takes_the_shortest_way():
     """Four cells in a row, left and right; the rightmost one pays in one model, the leftmost one in the other."""
     numbers = Numbers((4,), 2)
@@ -50,7 +56,7 @@ def test_planning_takes_the_shortest_way():
     reached = np.clip(cells + 2 * actions - 1, 0, 3)
     steps = np.sort(numbers.steps(cells, actions, reached))
     rewards = np.stack([numbers.places(steps) == 3, numbers.places(steps) == 0]).astype(float)
-    policies = plan(numbers, steps, np.ones(rewards.shape), rewards, np.ones(rewards.shape))
+    policies = plan(numbers, steps, np.ones(rewards.shape), rewards, np.zeros(rewards.shape))
     assert policies[0, :4, 1].tolist() == [1, 1, 1, 1] and policies[1, :4, 0].tolist() == [1, 1, 1, 1]
 
 
@@ -60,7 +66,7 @@ def one_cell(policies: np.ndarray, rewards: np.ndarray) -> Knowledge:
     steps = np.arange(policies.shape[1])
     everywhere = np.repeat(policies[:, None], numbers.n_situations, axis=1).astype(np.float32)
     ones = np.ones((K, len(steps)))
-    return Knowledge(numbers, steps, ones, rewards, 0.1, everywhere)
+    return Knowledge(numbers, steps, ones, rewards, 0.1, ones / 2, everywhere)
 
 
 def test_beliefs_rule_out_keep_and_know_what_they_do():
@@ -69,13 +75,11 @@ def test_beliefs_rule_out_keep_and_know_what_they_do():
     beliefs, cell, end = Beliefs(one_cell(policies, np.eye(3)), 1), np.zeros((1, 1)), np.array([True])
     predict = lambda: beliefs.predict(cell)[0].round(2).tolist()  # noqa: E731
     assert predict() == [0.33, 0.17, 0.5]
-    beliefs.learn(
-        np.array([2]), np.array([0.0]), cell, np.array([False]), NONE
-    )  # within the episode: its policy is 1 or 2
+    beliefs.learn(np.array([2]), np.array([0.0]), cell, ~end, ~end, NONE)  # within the episode: its policy is 1 or 2
     assert predict() == [0, 0.5, 0.5]  # and task 2 is ruled out
-    beliefs.learn(np.array([1]), np.array([0.0]), cell, end, NONE)
+    beliefs.learn(np.array([1]), np.array([0.0]), cell, end, end, NONE)
     assert predict() == [1, 0, 0]  # a new episode; only task 0 is left
-    beliefs.learn(np.array([0]), np.array([1.0]), cell, end, NONE)
+    beliefs.learn(np.array([0]), np.array([1.0]), cell, end, end, NONE)
     assert predict() == [1, 0, 0]
 
 
