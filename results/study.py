@@ -145,7 +145,7 @@ SETTINGS = [
     *explorer_controls("darkroom_hard", "hard-explorer", interval=40, n_slots=152, batch_size=8832),
     explorer("hard-explorer-unreached", "reached_observations=false", family="darkroom_hard"),
     bandit("memory"),
-    bandit("two-regions", "context=regions", "n_transit=20", "train_batch_size=300"),
+    bandit("two-regions", "context=regions", "n_summary=4", "n_transit=20", "train_batch_size=300"),
     bandit("window", "train_batch_size=184", is_standard=True),
     bandit("full", "n_transit=150", "train_batch_size=49", is_standard=True),
     *(setting for family in FAMILIES for setting in of_family(family)),
