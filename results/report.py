@@ -222,7 +222,7 @@ def memories() -> str:
 def explorers() -> str:
     """Trained on the explorer's histories: Darkroom and Dark Room Hard."""
     kinds = {
-        "": "memory", "-two-regions": "two regions", "-window": "plain window of equal bytes",
+        "": "memory", "-24": "memory, training histories twice as long", "-two-regions": "two regions", "-window": "plain window of equal bytes",
         "-0": "memory without summaries: carried keys alone", "-cleared": "memory, cleared at every region's end",
         "-other-task": "memory, that of another task",
     }  # fmt: skip

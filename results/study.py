@@ -142,7 +142,10 @@ SETTINGS = [
     explorer("explorer-split", seeds=(0, 1, 2), splits=(1, 2)),
     *explorer_controls(DEFAULT_FAMILY, "explorer", interval=40, n_slots=128, batch_size=5888),
     explorer("hard-explorer", family="darkroom_hard", seeds=(0, 1, 2)),
-    *explorer_controls("darkroom_hard", "hard-explorer", interval=40, n_slots=152, batch_size=8832),
+    *explorer_controls("darkroom_hard", "hard-explorer", interval=40, n_slots=136, batch_size=8832),
+    explorer(
+        "hard-explorer-24", "history_regions=24", "train_batch_size=8", "memory_regions=14", family="darkroom_hard"
+    ),
     explorer("hard-explorer-unreached", "reached_observations=false", family="darkroom_hard"),
     bandit("memory"),
     bandit("two-regions", "context=regions", "n_summary=4", "n_transit=20", "train_batch_size=300"),
