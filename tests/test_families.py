@@ -79,15 +79,16 @@ def test_a_bandit_goes_through_all_scripts(name, tmp_path):
         assert load_checkpoint(tmp_path / model / "ckpt-4.pt")["config"]["context"] == context
 
 
-def test_the_explorer_goes_through_all_scripts(tmp_path):
-    """After PPO, on a family whose episodes end at the goal."""
+@pytest.mark.parametrize("name", ["darkroom_hard", "dark_key_to_door"])
+def test_the_explorer_goes_through_all_scripts(name, tmp_path):
+    """After PPO: where episodes end at the goal, and where PPO sees more than the histories show."""
     small = ["grid_size=3", "horizon=8", "n_tasks=3", "train_env_ratio=0.6"]
-    files = ["--env-config", "config/env/darkroom_hard.yaml", "--alg-config", "config/algorithm/ppo_darkroom.yaml"]
+    files = ["--env-config", f"config/env/{name}.yaml", "--alg-config", "config/algorithm/ppo_darkroom.yaml"]
     assert collect.main([*files, "--traj-dir", str(tmp_path), *set_flags(*small, *SOURCE, *PPO)]) == 0
     settings = [*small[:-1], "n_stream=4", "n_steps=20", "total_source_timesteps=240"]
     run_scripts(
         tmp_path,
-        "darkroom_hard",
+        name,
         "explorer_darkroom_hard",
         ["ad_darkroom_hard_explorer"],
         settings,
