@@ -5,7 +5,7 @@ counted. A *situation* is an observation and how many steps of the episode have 
 many tasks what to do next changes with a reward, such as a key found. A *step* is a situation, an action and the
 observation that it led to.
 
-Letters in shapes: K tasks, X situations, A actions, U different steps, T steps per stream, E streams.
+Letters in shapes: K tasks or hypotheses, X situations, A actions, U different steps, T steps per stream, E streams.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from files import InputError
 from history.origin import reading
 
 MOST_PAID = 2  # more rewards within an episode are not told apart
-MOST_OBSERVATIONS = 100_000
+MOST_OBSERVATIONS = 1_000  # each may be one hypothesis more, and each hypothesis has a policy for all of them
 PRIOR_STEPS = 1.0  # so many imagined steps stand for what the rest of the experience says
 LEAST_NOISE = 0.1  # standard deviation of rewards, as a share of their range
 DISCOUNT = 0.98
@@ -75,7 +75,7 @@ class Counts:
 
 @dataclass
 class Knowledge:
-    """What is known of K tasks.
+    """What is known of K hypotheses: the training tasks, and imagined ones.
 
     steps: (U,) numbers of all steps that were ever taken, ascending. chances: (K, U) how probable the step's outcome
     is. rewards: (K, U) what it pays in the mean; noise: their deviation from that. ends: (K, U) the chance that it ends the
