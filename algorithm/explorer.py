@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import env
 from algorithm.knowledge import MOST_PAID, Knowledge, learn_from
-from algorithm.source import Recorder, reached_observations
+from algorithm.streams import StreamLearners
 from files import InputError
 from history.format import history_path
 
@@ -29,8 +29,8 @@ RARE = 0.01  # chance of an episode's end where none was ever seen
 LEAST_NOISE = 1e-3  # no hypothesis is given up for one action
 
 
-class Explorer:
-    """Every stream is a learner of its own.
+class Explorer(StreamLearners):
+    """Every stream keeps beliefs of its own.
 
     Args:
         config, vec_env, seed, log_dir: those of `Source`.
@@ -38,9 +38,9 @@ class Explorer:
     """
 
     def __init__(self, config: dict, vec_env: VecEnv, seed: int, log_dir: str | None = None, *, prepared: Knowledge):
-        self.config, self.vec_env, self.known = config, vec_env, prepared
-        self.rng = np.random.default_rng(seed)
-        vec_env.seed(seed)
+        super().__init__(config, vec_env, seed, log_dir)
+        self.recorded = getattr(vec_env, "recorded", lambda observations: observations)  # it sees what histories hold
+        self.beliefs, self.noise = Beliefs(prepared, vec_env.num_envs), self._draw_noise(vec_env.num_envs)
 
     @staticmethod
     def prepare(config: dict, traj_dir: Path) -> Knowledge:
@@ -53,25 +53,21 @@ class Explorer:
             )
         return learn_from(path, env.split_tasks(config)["train"], **env.describe_spaces(config))
 
-    def run(self) -> dict[str, np.ndarray]:
-        n_steps, E = self.config["n_steps"], self.vec_env.num_envs
-        recorded = getattr(self.vec_env, "recorded", lambda observations: observations)  # it sees what histories hold
-        recorder, beliefs = Recorder(self.vec_env, n_steps), Beliefs(self.known, E)
-        states, noise = self.vec_env.reset(), self._draw_noise(E)
-        for step in range(-(-self.config["total_source_timesteps"] // (n_steps * E)) * n_steps):
-            if step % n_steps == 0:
-                recorder.start_region()
-            probs = beliefs.predict(recorded(states).reshape(E, -1))
-            noisy = (1 - noise[:, None]) * probs + noise[:, None] / probs.shape[1]
-            actions = (noisy.cumsum(axis=1) < self.rng.random((E, 1))).sum(axis=1).clip(max=probs.shape[1] - 1)
-            after, rewards, dones, infos = self.vec_env.step(actions)
-            reached = reached_observations(after, dones, infos)
-            terminated = dones & ~np.array([info.get("TimeLimit.truncated", False) for info in infos])
-            beliefs.learn(actions, rewards, recorded(reached).reshape(E, -1), dones, terminated, noise)
-            noise = np.where(dones, self._draw_noise(E), noise)
-            recorder.step(states, actions, rewards, reached, dones, {"action_probs": probs})
-            states = after
-        return recorder.history()
+    def policy(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The mixture is recorded; what is acted from has noise."""
+        probs, noise = self.beliefs.predict(self._flat(states)), self.noise[:, None]
+        return probs, (1 - noise) * probs + noise / probs.shape[1]
+
+    def learn(
+        self, actions: np.ndarray, rewards: np.ndarray, reached: np.ndarray, dones: np.ndarray, infos: list[dict]
+    ) -> None:
+        terminated = dones & ~np.array([info.get("TimeLimit.truncated", False) for info in infos])
+        self.beliefs.learn(actions, rewards, self._flat(reached), dones, terminated, self.noise)
+        self.noise = np.where(dones, self._draw_noise(len(dones)), self.noise)
+
+    def _flat(self, observations: np.ndarray) -> np.ndarray:
+        """(E, ...) as the environments give them to (E, entries) as histories hold them."""
+        return self.recorded(observations).reshape(len(observations), -1)
 
     def _draw_noise(self, n: int) -> np.ndarray:
         return self.rng.uniform(0, self.config["explorer_noise"], n)

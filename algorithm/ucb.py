@@ -12,10 +12,10 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from algorithm.source import Recorder, reached_observations
+from algorithm.streams import StreamLearners
 
 
-class UCB:
+class UCB(StreamLearners):
     """Takes the action whose mean reward, after this observation, plus bonus is highest; any of them where several are.
 
     The arguments are those of `Source`.
@@ -25,33 +25,26 @@ class UCB:
     """
 
     def __init__(self, config: dict, vec_env: VecEnv, seed: int, log_dir: str | None = None):
+        super().__init__(config, vec_env, seed, log_dir)
         spaces = vec_env.observation_space, vec_env.action_space
         if not all(isinstance(space, gym.spaces.Discrete) for space in spaces):
             raise ValueError(
                 f"alg: UCB counts: expected Discrete observations and actions, got {spaces[0]}, {spaces[1]}"
             )
-        self.config, self.vec_env, self.rng = config, vec_env, np.random.default_rng(seed)
-        self.shape = (vec_env.num_envs, *(int(space.n) for space in spaces))
-        vec_env.seed(seed)
+        shape = (vec_env.num_envs, *(int(space.n) for space in spaces))
+        self.counts, self.sums, self.everyone = np.zeros(shape), np.zeros(shape), np.arange(shape[0])  # (E, O, A)
 
-    def run(self) -> dict[str, np.ndarray]:
-        n_steps, E = self.config["n_steps"], self.vec_env.num_envs
-        recorder, everyone = Recorder(self.vec_env, n_steps), np.arange(E)
-        counts, sums = np.zeros(self.shape), np.zeros(self.shape)  # (E, O, A)
-        states = self.vec_env.reset()
-        for step in range(-(-self.config["total_source_timesteps"] // (n_steps * E)) * n_steps):
-            if step % n_steps == 0:
-                recorder.start_region()
-            probs = best(counts[everyone, states], sums[everyone, states])
-            actions = (probs.cumsum(axis=1) < self.rng.random((E, 1))).sum(axis=1).clip(max=probs.shape[1] - 1)
-            after, rewards, dones, infos = self.vec_env.step(actions)
-            counts[everyone, states, actions] += 1
-            sums[everyone, states, actions] += rewards
-            counts[dones], sums[dones] = 0, 0
-            reached = reached_observations(after, dones, infos)
-            recorder.step(states, actions, rewards, reached, dones, {"action_probs": probs})
-            states = after
-        return recorder.history()
+    def policy(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.states = states
+        probs = best(self.counts[self.everyone, states], self.sums[self.everyone, states])
+        return probs, probs
+
+    def learn(
+        self, actions: np.ndarray, rewards: np.ndarray, reached: np.ndarray, dones: np.ndarray, infos: list[dict]
+    ) -> None:
+        self.counts[self.everyone, self.states, actions] += 1
+        self.sums[self.everyone, self.states, actions] += rewards
+        self.counts[dones], self.sums[dones] = 0, 0
 
 
 def best(counts: np.ndarray, sums: np.ndarray) -> np.ndarray:

@@ -1,0 +1,44 @@
+"""What those sources share whose streams learn each on its own.
+
+Letters in shapes: E streams, A actions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
+
+from algorithm.source import Recorder, reached_observations
+
+
+class StreamLearners:
+    """Acts in all streams of a task, and records it. The arguments are those of `Source`."""
+
+    def __init__(self, config: dict, vec_env: VecEnv, seed: int, log_dir: str | None = None):
+        self.config, self.vec_env, self.rng = config, vec_env, np.random.default_rng(seed)
+        vec_env.seed(seed)
+
+    def policy(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(E, ...) observations to the distributions that are recorded, and those that are acted from, (E, A) each."""
+        raise NotImplementedError
+
+    def learn(
+        self, actions: np.ndarray, rewards: np.ndarray, reached: np.ndarray, dones: np.ndarray, infos: list[dict]
+    ) -> None:
+        """Take what followed the states that `policy` was last asked for; (E, ...) each."""
+        raise NotImplementedError
+
+    def run(self) -> dict[str, np.ndarray]:
+        n_steps, E = self.config["n_steps"], self.vec_env.num_envs
+        recorder, states = Recorder(self.vec_env, n_steps), self.vec_env.reset()
+        for step in range(-(-self.config["total_source_timesteps"] // (n_steps * E)) * n_steps):
+            if step % n_steps == 0:
+                recorder.start_region()
+            probs, drawn_from = self.policy(states)
+            actions = (drawn_from.cumsum(axis=1) < self.rng.random((E, 1))).sum(axis=1).clip(max=probs.shape[1] - 1)
+            after, rewards, dones, infos = self.vec_env.step(actions)
+            reached = reached_observations(after, dones, infos)
+            self.learn(actions, rewards, reached, dones, infos)
+            recorder.step(states, actions, rewards, reached, dones, {"action_probs": probs})
+            states = after
+        return recorder.history()
