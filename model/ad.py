@@ -32,7 +32,9 @@ class AD(Model):
         self.reward_embedding = nn.Linear(1, D, bias=False)
         keep_standardisation(self, "reward_mean", "reward_std", ())
         self.done_embedding = nn.Embedding(2, D)
+        self.followed = ["actions", "rewards", "dones"]  # what a token tells of the step before
         if config["reached_observations"]:
+            self.followed.append("reached")
             self.reached_embedding = ObservationEmbedding(config["observation_space"], D)
         self.compress_start_token = nn.Parameter(torch.zeros(D))
         self.compress_end_token = nn.Parameter(torch.zeros(D))
@@ -83,8 +85,7 @@ class AD(Model):
     def embed_window(self, batch: dict[str, Tensor]) -> tuple[Tensor, Layout]:
         """The embedded token sequence of a batch of windows, (B, T, D), and its layout."""
         layout = self.context.layout(batch["region_lengths"])
-        names = ("actions", "rewards", "dones", *(["reached"] if self.config["reached_observations"] else []))
-        before = {name: batch[name].roll(1, dims=1) for name in names}
+        before = {name: batch[name].roll(1, dims=1) for name in self.followed}
         starts = batch.get("starts")
         if starts is None:  # the window shows what led to every step but its first
             starts = torch.zeros_like(batch["rewards"], dtype=torch.bool)
@@ -173,10 +174,10 @@ class AD(Model):
         if not ((rewards == 0) | (rewards == 1)).all():
             self.reward_mean.copy_(rewards.double().mean())
             self.reward_std.copy_(deviation(rewards))
-        parts = {"observations": [self.observation_embedding], "actions": [self.actions]}
+        parts = [("observations", self.observation_embedding), ("actions", self.actions)]
         if self.config["reached_observations"]:
-            parts["observations"].append(self.reached_embedding)
-        for name, part in ((name, part) for name, of_name in parts.items() for part in of_name):
+            parts.append(("observations", self.reached_embedding))
+        for name, part in parts:
             if hasattr(part, "mean"):  # continuous
                 values = windows[name][held]
                 part.mean.copy_(values.double().mean(0))

@@ -20,6 +20,7 @@ import torch
 import env
 from checkpoints import load_checkpoint
 from config.loading import complete_config
+from evaluate import evaluate_tasks
 from files import InputError
 from model import make_model
 from model.context.memory_acting import MemoryContext
@@ -69,14 +70,12 @@ def main() -> None:
     control = CONTROLS[args.memory]
     OtherTask.shift = args.repeats
     model.context.rolling = lambda *arguments, **more: control(arguments[0], model.context, *arguments[1:], **more)
-    vec_env = env.make_vec_env(config, [tasks[i] for i in held_out for _ in range(args.repeats)])
-    vec_env.seed(0)
-    steps = args.episodes * env.max_episode_steps(config)
-    record = model.evaluate_in_context(vec_env, steps, n_episodes=args.episodes)
-    returns = record["returns"][:, : args.episodes].reshape(len(held_out), args.repeats, -1)
-    optimal = [env.optimal_return(config, tasks[i]) for i in held_out]
+    runs = len(held_out) * args.repeats  # all at once: another task's memory has to be there
+    chosen = [tasks[i] for i in held_out]
+    returns = evaluate_tasks(model, chosen, args.repeats, args.episodes, seed=0, envs_at_once=runs)
+    optimal = [env.optimal_return(config, task) for task in chosen]
     scores = {"returns": returns, "tasks": held_out, "optimal": np.array(optimal, dtype=float)}
-    np.savez(f"{args.out}.npz", **scores, random_returns=np.zeros(1))
+    np.savez_compressed(f"{args.out}.npz", **scores, random_returns=np.zeros(1))
     print(f"{args.memory}: mean return over the last 10 episodes {returns[..., -10:].mean():.2f}")
 
 

@@ -54,8 +54,6 @@ class MemoryContext:
         self.newest: dict[str, Tensor] = {}
         self.waited, self.longest_wait = torch.zeros(n_envs), torch.zeros(n_envs)
         self.rewarded = torch.zeros(n_envs, dtype=torch.bool)
-        self.ages = torch.full((n_envs, self.first_own + self.T), HIDDEN)  # what every slot counts as
-        self.ages[:, self.first_own :] = OWN
         self.bias = torch.empty(trunk.n_layer, n_envs, trunk.n_head, 1, self.first_own + self.T, device=self.device)
         self._set_bias(torch.arange(n_envs))
 
@@ -141,7 +139,7 @@ class MemoryContext:
         self.cache[:, :, envs, :, self.first_previous : self.first_own] = self.cache[:, :, envs, :, self.first_own :]
         self.previous_length[envs], self.own_length[envs] = self.own_length[envs], 0
         self.region_lengths[envs, 0], self.region_lengths[envs, 1] = self.region_lengths[envs, 1], 0
-        self._set_ages(envs)
+        self._set_bias(envs)
 
     def _keep_summaries(self, envs: Tensor) -> None:
         """The summary tokens of the previous region go to the memory, and pairs of old ones are merged."""
@@ -184,20 +182,17 @@ class MemoryContext:
         for env in envs.tolist():
             self.levels[env][pair : pair + 2] = [level]
 
-    def _set_ages(self, envs: Tensor) -> None:
-        """What the slots of `envs` count as until their next region ends."""
-        n_slots, oldest = self.first_previous // self.K, self.context.age_bias.shape[-1] - 1
-        for env in envs.tolist():
-            n = len(self.levels[env])
-            ages = [min(PREVIOUS + n - i, oldest) for i in range(n)] + [HIDDEN] * (n_slots - n)
-            self.ages[env, : self.first_previous] = torch.tensor(ages, dtype=torch.long).repeat_interleave(self.K)
-        is_held = torch.arange(self.T) < self.previous_length[envs, None]
-        self.ages[envs, self.first_previous : self.first_own] = torch.where(is_held, PREVIOUS, HIDDEN)
-        self._set_bias(envs)
-
     def _set_bias(self, envs: Tensor) -> None:
-        """What is added to attention scores, by the slots' ages."""
-        ages = self.ages[envs].to(self.device)  # (N', slots)
+        """What is added to attention scores in `envs` until their next region ends, by what each slot counts as."""
+        n_slots, oldest = self.first_previous // self.K, self.context.age_bias.shape[-1] - 1
+        ages = torch.full((len(envs), self.first_own + self.T), OWN)
+        for row, env in zip(ages, envs.tolist()):
+            n = len(self.levels[env])
+            of_summaries = [min(PREVIOUS + n - i, oldest) for i in range(n)] + [HIDDEN] * (n_slots - n)
+            row[: self.first_previous] = torch.tensor(of_summaries, dtype=torch.long).repeat_interleave(self.K)
+        is_held = torch.arange(self.T) < self.previous_length[envs, None]
+        ages[:, self.first_previous : self.first_own] = torch.where(is_held, PREVIOUS, HIDDEN)
+        ages = ages.to(self.device)  # (N', slots)
         bias = self.context.age_bias.detach()[:, :, ages.clamp(min=0)].transpose(1, 2)  # (n_layer, N', H, slots)
         self.bias[:, envs] = bias.masked_fill(ages[:, None] == HIDDEN, -torch.inf)[:, :, :, None]
 

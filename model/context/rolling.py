@@ -22,7 +22,7 @@ class RollingContext:
     carry them.
 
     Args:
-        model: has `embed_steps`, `embed_place`, `embed_window`, `transformer` and `pred_token_type`, as AD; its
+        model: has `followed`, `embed_steps`, `embed_place`, `embed_window`, `transformer` and `pred_token_type`, as AD; its
             weights must not change while the context is in use.
         context: the strategy.
         n_envs: N.
@@ -37,9 +37,6 @@ class RollingContext:
         self.device = self.cache.keys.device
         self.steps: dict[str, Tensor] = {}  # the window's steps, (N, C, ...); made when the first ones are known
         self.newest: dict[str, Tensor] = {}  # of each of these, what was taken last, (N, ...)
-        self.followed = ["actions", "rewards", "dones"]  # what is kept of each step beside its observation
-        if model.config["reached_observations"]:
-            self.followed.append("reached")
         self.everyone = torch.arange(n_envs)
         self.region_lengths = torch.zeros(n_envs, context.n_regions, dtype=torch.long)
         self.ended = torch.ones(n_envs, dtype=torch.bool)  # environments that start a region with the next step
@@ -106,7 +103,7 @@ class RollingContext:
         """The contexts of some environments as a batch, as `ADDataset` builds it from a history."""
         longest, lengths = int(self.n_steps[envs].max()), self.region_lengths[envs]
         batch = {name: values[envs, :longest] for name, values in self.steps.items()}
-        for name in self.followed:  # nothing has followed the very first observation yet
+        for name in self.model.followed:  # nothing has followed the very first observation yet
             if name not in batch:
                 batch[name] = self._nothing_yet(name, batch["observations"])
         starts = self.context.starts(lengths, batch["dones"])
@@ -150,7 +147,7 @@ class RollingContext:
     def _append(self, envs: Tensor) -> Tensor:
         """Encode only the newest step of `envs` and add it to the cache; return its features, (N', D)."""
         held = self.cache.rows(envs)
-        step = {n: self.newest[n][held][:, None] for n in ("observations", *self.followed)}
+        step = {n: self.newest[n][held][:, None] for n in ("observations", *self.model.followed)}
         starts = torch.zeros_like(step["rewards"], dtype=torch.bool)
         self.last_positions[envs] += 1
         positions = self.last_positions[envs].to(self.device)[:, None]
