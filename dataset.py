@@ -18,6 +18,7 @@ from config.loading import Config, differences, recorded_settings
 from config.schema import KEYS
 from files import InputError
 from history.format import history_path, soft_target_names
+from history.news import news_ends
 from history.origin import Origin, read_origin
 from history.paths import HISTORIES, CausalHistories, Histories
 from history.reader import HistoryFile
@@ -182,24 +183,39 @@ class ADDataset(Dataset):
     def _make_histories(self, spans: np.ndarray) -> Histories:
         """What puts training histories together, from the (tasks, regions, 2) starts and stops of the rollouts."""
         length, interval = self.config["rollout_length"], self.config["compress_interval"]
-        if length % interval:
+        if self.config["region_ends"] == "fixed" and length % interval:
             raise InputError(
                 f"compress_interval {interval}: expected {length}, the rollouts' length, or a divisor of it"
             )
         n_whole = (spans[..., 1] - spans[..., 0] == length).sum(axis=1)
         if not n_whole.all():
             raise InputError(f"{self.history.path}: a task has no whole rollout of {length} steps; collect it again")
+        if self.config["region_ends"] == "news" and not self.config["with_dones"]:
+            raise InputError(
+                f"{self.history.path}: has no dones, which region_ends: news needs; use region_ends: fixed"
+            )
         kind, more = HISTORIES[self.config["histories"]], {}
         if kind is CausalHistories:
             more["returns"] = [self._region_returns(task, n * length // interval) for task, n in enumerate(n_whole)]
+        if self.config["region_ends"] == "news":
+            more["ends"] = [self._news_ends(task, n * length) for task, n in enumerate(n_whole)]
         stride = self.config["region_stride"]
         return kind(n_whole, length, interval, self.n_streams, stride, self.mix_streams, **more)
 
     def _region_returns(self, task: int, n_regions: int) -> np.ndarray:
         """(regions, E) sum of rewards in each stretch of `compress_interval` steps of a task."""
         steps = self.history.task_offset[task] + np.arange(n_regions * self.config["compress_interval"])
-        rewards = self.arrays["rewards"][steps[:, None] * self.n_streams + np.arange(self.n_streams)]
-        return rewards.reshape(n_regions, -1, self.n_streams).sum(axis=1)
+        return self._of_streams("rewards", steps).reshape(n_regions, -1, self.n_streams).sum(axis=1)
+
+    def _news_ends(self, task: int, n_steps: int) -> np.ndarray:
+        """(n_steps, E) True at the last step of each region that ends with news."""
+        steps = self.history.task_offset[task] + np.arange(n_steps)
+        limits = self.config["shortest_region"], self.config["compress_interval"]
+        return news_ends(self._of_streams("rewards", steps), self._of_streams("dones", steps), *limits)
+
+    def _of_streams(self, name: str, steps: np.ndarray) -> np.ndarray:
+        """(steps, E) the values of all streams."""
+        return self.arrays[name][steps[:, None] * self.n_streams + np.arange(self.n_streams)]
 
     def _warn(self, text: str) -> None:
         warnings.warn(f"{self.history.path}: {text}", stacklevel=4)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 import env
 from checkpoints import EVALUATION_KEYS, checkpoint_paths, load_checkpoint, newest_readable_checkpoint
 from config.loading import complete_config, free_in_evaluation, override_config
+from config.schema import ALL_KEYS
 from files import InputError, make_folder, write_atomically
 from history.format import history_path
 from history.returns import source_curve
@@ -60,7 +61,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--episodes", type=positive, default=EPISODES, help="episodes per task and repeat (default: %(default)s)")
     add("--repeats", type=positive, default=REPEATS, help="independent repeats per task (default: %(default)s)")
     add("--temperature", type=float, help="of the actions; 0 takes the most probable (default: the checkpoint's)")
-    add("--boundaries", choices=("fixed", "predicted"), help="where regions end (default: the checkpoint's)")
+    add("--boundaries", choices=ALL_KEYS["boundaries"].choices, help="where regions end (default: the checkpoint's)")
     add("--seed", type=seed_number, default=0, help="of action sampling and environments (default: %(default)s)")
     add(
         "--envs-at-once", type=positive, default=ENVS_AT_ONCE,

@@ -298,4 +298,12 @@ def relation_problems(config: dict) -> list[str]:
             f"exploring_patience {config['exploring_patience']} says when exploring_temperature applies, which is null; "
             "set both, or both to null"
         )
+    interval, shortest = config.get("compress_interval"), config.get("shortest_region")
+    if interval and shortest and shortest > interval:
+        problems.append(f"shortest_region {shortest} is longer than a region may be: compress_interval is {interval}")
+    if config.get("region_ends") == "news" and config["histories"] != "whole":
+        problems.append(
+            f"region_ends: news cuts a stream's own life, histories: {config['histories']} joins pieces of several; "
+            "set histories: whole, or region_ends: fixed"
+        )
     return problems

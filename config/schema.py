@@ -132,6 +132,8 @@ KEYS: dict[str, dict[str, Key]] = {
         "memory_regions": Key(int, TRAINING, 8, low=0, only=MEMORY),
         "varied_room": Key(float, TRAINING, 1.0, low=0, high=1, only=MEMORY),
         "history_regions": Key(int, TRAINING, 12, low=2),
+        "region_ends": Key(str, TRAINING, "fixed", choices=("fixed", "news"), only=MARKED),
+        "shortest_region": Key(int, TRAINING, 1, low=1, only=MARKED),
         "histories": Key(str, TRAINING, "every", choices=("every", "causal", "whole")),
         "n_transit": Key(int, TRAINING, low=2),
         "kept_fraction": Key(float, TRAINING, 0.5, above=0, high=0.999, only=WINDOW),
@@ -166,7 +168,8 @@ KEYS: dict[str, dict[str, Key]] = {
         "temperature": Key(float, EVALUATION, 0.6, low=0),
         "exploring_temperature": Key(float, EVALUATION, None, low=0, nullable=True),
         "exploring_patience": Key(float, EVALUATION, None, above=0, nullable=True),
-        "boundaries": Key(str, EVALUATION, "fixed", choices=("fixed", "predicted"), only=MARKED),
+        "boundaries": Key(str, EVALUATION, "fixed", choices=("fixed", "predicted", "news", "random"), only=MARKED),
+        "mean_region": Key(float, EVALUATION, None, low=1, nullable=True, only=MARKED),
     },
 }
 ALL_KEYS = {name: key for section in KEYS.values() for name, key in section.items()}

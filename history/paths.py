@@ -31,14 +31,15 @@ class Histories:
         self.n_rollouts, self.rollout_length, self.interval = n_rollouts, rollout_length, interval
         self.n_streams, self.stride, self.mix_streams = n_streams, stride, mix_streams
 
-    def draw(self, tasks: np.ndarray, n_regions: int, rng: Generator) -> tuple[np.ndarray, np.ndarray]:
-        """(B, R) first steps and (B, R) streams of the regions of one history for each of (B,) tasks."""
+    def draw(self, tasks: np.ndarray, n_regions: int, rng: Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(B, R) first steps, lengths and streams of the regions of one history for each of (B,) tasks."""
         B = len(tasks)
         streams = rng.integers(self.n_streams, size=(B, n_regions if self.mix_streams else 1))
         streams = np.broadcast_to(streams, (B, n_regions))
         part = rng.integers(self.rollout_length // self.interval, size=(B, n_regions))
         rollouts = self.rollouts(tasks, part, streams, rng)
-        return rollouts * self.rollout_length + part * self.interval, streams
+        starts = rollouts * self.rollout_length + part * self.interval
+        return starts, np.full_like(starts, self.interval), streams
 
     def rollouts(self, tasks: np.ndarray, part: np.ndarray, streams: np.ndarray, rng: Generator) -> np.ndarray:
         """(B, R) the rollout of each region: every `stride`-th one; the last one goes on for ever."""
@@ -78,13 +79,34 @@ class CausalHistories(Histories):
 
 
 class WholeHistories(Histories):
-    """A stream's own life from its beginning: for sources whose streams learn each on its own."""
+    """A stream's own life from its beginning: for sources whose streams learn each on its own.
 
-    def draw(self, tasks: np.ndarray, n_regions: int, rng: Generator) -> tuple[np.ndarray, np.ndarray]:
-        regions = np.arange(n_regions)
-        n_held = self.n_rollouts[tasks][:, None] * (self.rollout_length // self.interval)
-        streams = rng.integers(self.n_streams, size=(len(tasks), 1))
-        return np.minimum(regions, n_held - 1) * self.interval, np.broadcast_to(streams, (len(tasks), n_regions))
+    Args:
+        ends: per task, (T, E) True at the last step of each region; None: after every `interval` steps.
+    """
+
+    def __init__(self, *args, ends: list[np.ndarray] | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.stops = None if ends is None else [[np.flatnonzero(e) + 1 for e in of_task.T] for of_task in ends]
+
+    def draw(self, tasks: np.ndarray, n_regions: int, rng: Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        streams = rng.integers(self.n_streams, size=len(tasks))
+        if self.stops is None:
+            n_held = self.n_rollouts[tasks][:, None] * (self.rollout_length // self.interval)
+            stops = (np.minimum(np.arange(n_regions), n_held - 1) + 1) * self.interval
+            starts = stops - self.interval
+        else:
+            starts, stops = self._cut(tasks, streams, n_regions)
+        return starts, stops - starts, np.broadcast_to(streams[:, None], starts.shape)
+
+    def _cut(self, tasks: np.ndarray, streams: np.ndarray, n_regions: int) -> tuple[np.ndarray, np.ndarray]:
+        """(B, R) starts and stops of the first regions of lives; a short life's last region stands for those it lacks."""
+        bounds = np.zeros((len(tasks), n_regions, 2), dtype=np.int64)
+        for row, task, stream in zip(bounds, tasks, streams):
+            stops = self.stops[task][stream]
+            last = np.minimum(np.arange(n_regions), len(stops) - 1)
+            row[:, 0], row[:, 1] = np.concatenate([[0], stops])[last], stops[last]
+        return bounds[..., 0], bounds[..., 1]
 
 
 HISTORIES = {"every": Histories, "causal": CausalHistories, "whole": WholeHistories}

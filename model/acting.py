@@ -16,6 +16,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from history.returns import episode_returns
+from model.context.boundaries import BOUNDARIES
+from utils import HIGHEST_SEED
 
 NOISE_STEPS = 256  # of each environment's random numbers drawn at once
 
@@ -27,8 +29,7 @@ class Sampling:
     temperature: divides the action logits (scales a Gaussian's deviation); 0 takes the most probable action.
     exploring_temperature: takes its place where the context `seeks_reward`; None is no other temperature.
     exploring_patience: see RollingContext.seeks_reward.
-    boundaries: `fixed` ends a region after `compress_interval` steps, `predicted` where the token-type head
-    says so, at the latest then.
+    boundaries: where regions end, one of `BOUNDARIES`.
     """
 
     temperature: float = 1.0
@@ -140,8 +141,13 @@ class ContextActor:
 
     def __init__(self, model: nn.Module, n_envs: int, sampling: Sampling, seed: int = 0, first_env: int = 0):
         self.model, self.sampling = model, sampling
-        self.context = model.context.rolling(model, n_envs, predict_ends=sampling.boundaries == "predicted")
-        self.noise = NoiseStreams(model.actions.draw_noise, seed, range(first_env, first_env + n_envs))
+        envs = range(first_env, first_env + n_envs)
+        self.noise = NoiseStreams(model.actions.draw_noise, seed, envs)
+        # Other numbers than the actions take
+        lengths = NoiseStreams(lambda rng, n: rng.random(n), seed + HIGHEST_SEED, envs)
+        kind = sampling.boundaries if model.context.marks_regions else "fixed"
+        boundaries = BOUNDARIES[kind](model, n_envs, lengths.next)
+        self.context = model.context.rolling(model, n_envs, boundaries)
         self.actions = torch.zeros(n_envs)
 
     @torch.no_grad()

@@ -75,7 +75,7 @@ def test_a_history_makes_progress_only_where_there_is_a_reason(tmp_path):
     )
     dataset = ADDataset(model.config, tmp_path, "train")
     histories = dataset.timeline.histories
-    starts, streams = histories.draw(np.zeros(500, dtype=int), 9, np.random.default_rng(0))
+    starts, _, streams = histories.draw(np.zeros(500, dtype=int), 9, np.random.default_rng(0))
     rollouts = starts // interval
     moved = np.diff(rollouts, axis=1) > 0
     paid = (streams[:, :-1] == 1) & (rollouts[:, :-1] >= 2)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from config.schema import Key
 from history.paths import Histories
+from model.context.boundaries import Boundaries
 from model.context.rolling import RollingContext
 from model.tokens import Layout, TokenType
 
@@ -53,6 +54,22 @@ class Windows:
     region_lengths: np.ndarray
     target_from: np.ndarray
     streams: np.ndarray | None = None
+
+
+def pack(starts: np.ndarray, lengths: np.ndarray) -> Windows:
+    """Windows whose regions begin at steps `starts` and have `lengths` steps, (B, R) each; the last one has the targets."""
+    ends = lengths.cumsum(axis=1)
+    step = np.arange(ends[:, -1].max())  # (L,) index within the window
+    region = np.minimum((step[None, :, None] >= ends[:, None, :]).sum(axis=-1), lengths.shape[1] - 1)  # (B, L)
+    index = step - np.take_along_axis(ends - lengths, region, axis=1)
+    return Windows(
+        times=np.take_along_axis(starts, region, axis=1) + index,
+        parts=region,
+        n_parts=lengths.shape[1],
+        valid=step < ends[:, -1:],
+        region_lengths=lengths,
+        target_from=ends[:, -1] - lengths[:, -1],
+    )
 
 
 class Context(nn.Module):
@@ -104,9 +121,9 @@ class Context(nn.Module):
 
     # Acting ---------------------------------------------------------------------------------------
 
-    def rolling(self, model: nn.Module, n_envs: int, predict_ends: bool = False) -> RollingContext:
+    def rolling(self, model: nn.Module, n_envs: int, boundaries: Boundaries | None = None) -> RollingContext:
         """What acts with this strategy in N environments; see RollingContext."""
-        return RollingContext(model, self, n_envs, predict_ends)
+        return RollingContext(model, self, n_envs, boundaries)
 
     def roll(self, region_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Make room after a region's end: (N,) oldest steps to drop, and the (N, R) lengths that stay."""

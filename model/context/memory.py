@@ -17,7 +17,7 @@ region, S nodes (summaries and merged ones), M nodes that a region sees at most,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -25,7 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.context.base import Context, Timeline, Windows
+from model.context.base import Context, Timeline, Windows, pack
+from model.context.boundaries import Boundaries
 from model.context.memory_acting import PREVIOUS, MemoryContext, pair_to_merge
 from model.tokens import IGNORE, Layout, TokenType
 
@@ -101,9 +102,13 @@ def make_masks(R: int, room: int, T: int, K: int) -> Masks:
 
 @dataclass
 class MemoryLayout(Layout):
-    """A layout with `room` for so many summaries of older regions."""
+    """A layout with `room` for so many summaries of older regions.
+
+    held: (B, R, T) False for padding in regions that are not full; None where all are.
+    """
 
     room: int
+    held: Tensor | None
 
 
 class Memory(Context):
@@ -123,7 +128,7 @@ class Memory(Context):
     @classmethod
     def problems(cls, config: dict) -> list[str]:
         interval, n_steps = config["compress_interval"], config.get("n_steps")
-        if interval and n_steps and n_steps % interval:
+        if interval and n_steps and n_steps % interval and config["region_ends"] == "fixed":
             return [f"compress_interval {interval} must be n_steps {n_steps}, or divide it"]
         return []
 
@@ -135,20 +140,11 @@ class Memory(Context):
 
     def cut(self, timeline: Timeline, tasks: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> Windows:
         """Histories of R regions, as `timeline.histories` puts them together."""
-        B, R, L = len(tasks), self.n_regions, self.region_capacity
-        starts, streams = timeline.histories.draw(tasks, R, rng)  # (B, R) each
-        return Windows(
-            times=(starts[:, :, None] + np.arange(L)).reshape(B, R * L),
-            parts=np.broadcast_to(np.repeat(np.arange(R), L), (B, R * L)),
-            n_parts=R,
-            valid=np.ones((B, R * L), dtype=bool),
-            region_lengths=np.full((B, R), L),
-            target_from=np.zeros(B, dtype=np.int64),
-            streams=streams,
-        )
+        starts, lengths, streams = timeline.histories.draw(tasks, self.n_regions, rng)  # (B, R) each
+        return replace(pack(starts, lengths), target_from=np.zeros(len(tasks), dtype=np.int64), streams=streams)
 
     def layout(self, region_lengths: Tensor) -> MemoryLayout:
-        """R blocks of T tokens, then K tokens for each merged node; all regions are full.
+        """R blocks of T tokens, then K tokens for each merged node. A short region's padding stands before its `</compress>`.
 
         In training a share `varied_room` of the batches has room for another number of summaries, up to `memory_regions`: with
         little room the model merges again and again, as it has to in a life much longer than a training history.
@@ -161,18 +157,24 @@ class Memory(Context):
         types = torch.tensor([TokenType.COMPRESS_START, *[0] * L, TokenType.COMPRESS_END, *[self.type_of(1)] * K])
         merged = torch.tensor([self.type_of(level) for level in levels], dtype=torch.long).repeat_interleave(K)
         positions, summary = torch.arange(self.n_positions), torch.arange(L + 2, L + 2 + K)
-        steps = torch.zeros(R, self.n_positions, dtype=torch.long)
-        steps[:, 1 : L + 1] = torch.arange(R * L).view(R, L)
-        following = torch.full((self.n_positions,), IGNORE)
-        following[: L + 1] = types[1 : L + 2]
-        rows = {
-            "types": torch.cat([types.repeat(R), merged]),
-            "positions": torch.cat([positions.repeat(R), summary.repeat(len(levels))]),
-            "steps": F.pad(steps.flatten(), (0, len(merged))),
-            "next_types": F.pad(following.repeat(R), (0, len(merged)), value=IGNORE),
-        }
-        rows = {name: row.to(region_lengths.device).expand(B, -1) for name, row in rows.items()}
-        return MemoryLayout(**rows, valid=torch.ones_like(rows["types"], dtype=torch.bool), room=room)
+        rows = [torch.cat([types.repeat(R), merged]), torch.cat([positions.repeat(R), summary.repeat(len(levels))])]
+        types, positions = (row.to(region_lengths.device).expand(B, -1) for row in rows)
+        lengths, first_steps = region_lengths[:, :, None], (region_lengths.cumsum(1) - region_lengths)[:, :, None]
+        index = torch.arange(self.n_positions, device=region_lengths.device)  # of a region's token; 1 to L are steps
+        held = (index <= lengths) | (index > L)  # (B, R, T)
+        steps = torch.where((index > 0) & (index <= lengths), first_steps + index - 1, 0)
+        following = torch.where(index < lengths, TokenType.TRANSITION, TokenType.COMPRESS_END)
+        following = torch.where(index <= lengths, following, IGNORE)
+        per_merged = (0, len(merged))
+        return MemoryLayout(
+            types,
+            positions,
+            steps=F.pad(steps.flatten(1), per_merged),
+            valid=F.pad(held.flatten(1), per_merged, value=True),
+            next_types=F.pad(following.flatten(1), per_merged, value=IGNORE),
+            room=room,
+            held=None if held.all() else held,
+        )
 
     def type_of(self, level: int) -> int:
         """The token type of a summary."""
@@ -205,11 +207,14 @@ class Memory(Context):
             summaries = summaries.unflatten(2, visible.shape).flatten(3, 4)  # (B, H, R, M K, width)
             return torch.cat([summaries, previous, own], dim=3).flatten(1, 2)  # (B, H R, M K + 2 T, width)
 
+        padding = None if layout.held is None else self._hide_padding(layout.held, masks.seen.shape[-1])
+
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            bias = seen + self.age_bias[layer][:, ages][:, :, None]  # (H, R, T, M K + 2 T)
-            out = F.scaled_dot_product_attention(
-                regions(q).flatten(1, 2), keys(k), keys(v), attn_mask=bias.flatten(0, 1)[None]
-            )
+            bias = (seen + self.age_bias[layer][:, ages][:, :, None])[None]  # (1, H, R, T, M K + 2 T)
+            if padding is not None:
+                bias = bias + padding
+            queries = regions(q).flatten(1, 2)
+            out = F.scaled_dot_product_attention(queries, keys(k), keys(v), attn_mask=bias.flatten(1, 2))
             out = out.unflatten(1, (-1, R)).flatten(2, 3)  # (B, H, R T, width)
             if not len(merging):
                 return out
@@ -218,7 +223,14 @@ class Memory(Context):
 
         return trunk(x, attend)
 
+    @staticmethod
+    def _hide_padding(held: Tensor, n_keys: int) -> Tensor:
+        """(B, R, T) tokens that are no padding to what is added to scores, (B, 1, R, 1, keys): -inf at padding's keys."""
+        both = torch.cat([F.pad(held, (0, 0, 1, 0), value=True)[:, :-1], held], dim=2)  # previous and own region
+        hidden = ~F.pad(both, (n_keys - both.shape[2], 0), value=True)
+        return torch.zeros(hidden.shape, device=held.device).masked_fill(hidden, -torch.inf)[:, None, :, None]
+
     # Acting ---------------------------------------------------------------------------------------
 
-    def rolling(self, model: nn.Module, n_envs: int, predict_ends: bool = False) -> MemoryContext:
-        return MemoryContext(model, self, n_envs, predict_ends)
+    def rolling(self, model: nn.Module, n_envs: int, boundaries: Boundaries | None = None) -> MemoryContext:
+        return MemoryContext(model, self, n_envs, boundaries)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.context.boundaries import Boundaries
 from model.tokens import TokenType
 
 OWN, PREVIOUS, HIDDEN = 0, 1, -1  # ages of slots; summaries count on from the previous region, the newest first
@@ -33,12 +34,13 @@ class MemoryContext:
     for the previous region and for the current one.
 
     Args:
-        model, predict_ends: as in RollingContext.
+        model, boundaries: as in RollingContext.
         context: the strategy, a Memory.
     """
 
-    def __init__(self, model: nn.Module, context: nn.Module, n_envs: int, predict_ends: bool = False):
-        self.model, self.context, self.predict_ends = model, context, predict_ends
+    def __init__(self, model: nn.Module, context: nn.Module, n_envs: int, boundaries: Boundaries | None = None):
+        self.model, self.context = model, context
+        self.boundaries = boundaries or Boundaries(model, n_envs)
         self.N, self.K, self.T, self.M = n_envs, context.n_summary, context.n_positions, context.memory_regions
         trunk, self.device = model.transformer, model.device
         width = model.config["n_embd"] // trunk.n_head
@@ -72,15 +74,14 @@ class MemoryContext:
         assert int(self.n_steps.max()) <= 2 * self.context.region_capacity, "more raw steps than two regions"
         everyone = torch.arange(self.N)
         features = self._append(everyone, self._embed_step(observations))[:, 0]
-        self.ended = self.region_lengths[:, 1] == self.context.region_capacity
-        if self.predict_ends:
-            self.ended |= (self.model.pred_token_type(features).argmax(-1) == TokenType.COMPRESS_END).cpu()
+        self.ended = self.boundaries.ends(features, self.region_lengths[:, 1])
         return features
 
     def record(self, actions: Tensor, rewards: Tensor, dones: Tensor, reached: Tensor | None = None) -> np.ndarray:
         """As in RollingContext."""
         taken = {"actions": actions, "rewards": rewards, "dones": dones, "reached": reached}
         self.newest = {name: values.to(self.device) for name, values in taken.items() if values is not None}
+        self.boundaries.record(rewards, dones)
         self.waited += 1
         paid = (rewards != 0).cpu()
         self.longest_wait = torch.where(paid, torch.maximum(self.longest_wait, self.waited), self.longest_wait)

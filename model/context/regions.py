@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from model.context.base import Context, Timeline, Windows
+from model.context.base import Context, Timeline, Windows, pack
 from model.tokens import IGNORE, Layout, TokenType, following
 
 
@@ -30,7 +30,7 @@ class Regions(Context):
     def problems(cls, config: dict) -> list[str]:
         interval, n_regions = config["compress_interval"] or config.get("n_steps"), config["context_regions"]
         problems = []
-        if config.get("n_steps", interval) != interval:
+        if config.get("n_steps", interval) != interval and config["region_ends"] == "fixed":
             problems.append(f"compress_interval {interval} must equal the algorithm's n_steps {config['n_steps']}")
         if interval and config["n_transit"] < n_regions * interval:
             problems.append(
@@ -57,31 +57,17 @@ class Regions(Context):
         regions = current[:, None] - timeline.stride * np.arange(self.n_regions - 1, -1, -1)  # (B, R), oldest first
         exists, regions, task_column = regions >= 0, np.maximum(regions, 0), tasks[:, None]
         lengths = np.where(exists, timeline.region_lengths[task_column, regions], 0)
-        return self._windows(timeline.region_starts[task_column, regions], lengths)
+        return pack(timeline.region_starts[task_column, regions], lengths)
 
     def _cut_from_histories(self, timeline: Timeline, tasks: np.ndarray, rng: np.random.Generator) -> Windows:
-        starts, streams = timeline.histories.draw(tasks, self.history_regions, rng)
+        starts, all_lengths, streams = timeline.histories.draw(tasks, self.history_regions, rng)
         current = rng.integers(self.history_regions, size=len(tasks))
         regions = current[:, None] - np.arange(self.n_regions - 1, -1, -1)  # (B, R), oldest first
-        lengths, regions = np.where(regions >= 0, self.region_capacity, 0), np.maximum(regions, 0)
-        windows = self._windows(np.take_along_axis(starts, regions, axis=1), lengths)
+        exists, regions = regions >= 0, np.maximum(regions, 0)
+        lengths = np.where(exists, np.take_along_axis(all_lengths, regions, axis=1), 0)
+        windows = pack(np.take_along_axis(starts, regions, axis=1), lengths)
         windows.streams = np.take_along_axis(streams, regions, axis=1)
         return windows
-
-    def _windows(self, starts: np.ndarray, lengths: np.ndarray) -> Windows:
-        """Windows whose regions begin at steps `starts` and have `lengths` steps, (B, R) each."""
-        ends = lengths.cumsum(axis=1)
-        step = np.arange(ends[:, -1].max())  # (L,) index within the window
-        region = np.minimum((step[None, :, None] >= ends[:, None, :]).sum(axis=-1), self.n_regions - 1)  # (B, L)
-        index = step - np.take_along_axis(ends - lengths, region, axis=1)
-        return Windows(
-            times=np.take_along_axis(starts, region, axis=1) + index,
-            parts=region,
-            n_parts=self.n_regions,
-            valid=step < ends[:, -1:],
-            region_lengths=lengths,
-            target_from=ends[:, -1] - lengths[:, -1],
-        )
 
     def layout(self, region_lengths: torch.Tensor) -> Layout:
         """A region's positions start where they would if all regions before it were full, so a short region

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.context.boundaries import Boundaries
 from model.tokens import TokenType
 from model.transformer import KVCache
 
@@ -26,12 +27,12 @@ class RollingContext:
             weights must not change while the context is in use.
         context: the strategy.
         n_envs: N.
-        predict_ends: let the token-type head end regions, at `region_capacity` steps at the latest.
+        boundaries: say where regions end; default: where they are full.
     """
 
-    def __init__(self, model: nn.Module, context: nn.Module, n_envs: int, predict_ends: bool = False):
+    def __init__(self, model: nn.Module, context: nn.Module, n_envs: int, boundaries: Boundaries | None = None):
         self.model, self.context = model, context
-        self.predict_ends = predict_ends and context.marks_regions
+        self.boundaries = boundaries or Boundaries(model, n_envs)
         self.capacity = context.n_regions * context.region_capacity
         self.cache = KVCache(model.transformer, n_envs, context.n_tokens)
         self.device = self.cache.keys.device
@@ -61,11 +62,7 @@ class RollingContext:
         continuing = (~self.ended).nonzero()[:, 0]
         if len(continuing):
             features[continuing] = self._append(continuing)
-        self.ended[:] = False
-        if self.predict_ends:
-            predicted = self.model.pred_token_type(features).argmax(-1) == TokenType.COMPRESS_END
-            self.ended |= predicted.cpu()
-        self.ended |= self.region_lengths[:, -1] == self.context.region_capacity
+        self.ended = self.boundaries.ends(features, self.region_lengths[:, -1])
         return features
 
     def record(self, actions: Tensor, rewards: Tensor, dones: Tensor, reached: Tensor | None = None) -> np.ndarray:
@@ -77,6 +74,7 @@ class RollingContext:
         for name, values in taken.items():
             if values is not None:
                 self._store(name, newest, values)
+        self.boundaries.record(rewards, dones)
         return self.ended.numpy().copy()
 
     def seeks_reward(self, patience: float | None) -> Tensor:

@@ -64,7 +64,7 @@ class Window(Context):
 
     def _cut_from_histories(self, timeline: Timeline, tasks: np.ndarray, rng: np.random.Generator) -> Windows:
         """Up to `n_transit` steps that follow each other in a causal history, from a region's start on."""
-        starts, streams = timeline.histories.draw(tasks, self.history_regions, rng)
+        starts, _, streams = timeline.histories.draw(tasks, self.history_regions, rng)
         n_parts = min(-(-self.n_transit // self.interval), self.history_regions)
         first = rng.integers(self.history_regions - n_parts + 1, size=len(tasks))[:, None]  # region
         chosen, step = first + np.arange(n_parts), np.arange(min(self.n_transit, n_parts * self.interval))
