@@ -65,6 +65,19 @@ def test_environments_end_regions_where_they_like():
     assert len(set(map(tuple, together.levels))) >= 1 and max(map(len, together.levels)) <= 2
 
 
+@torch.no_grad()
+def test_what_a_region_taught_lasts_through_any_number_of_merges():
+    """Two layers, and seven merges between the first region and the last one."""
+    model = random_model(*MEMORY, "memory_regions=1")
+    observations, actions, rewards, dones = (torch.stack(values, dim=1) for values in zip(*random_steps(36)))
+    batch = {"actions": actions, "rewards": rewards, "dones": dones, "region_lengths": torch.full((N_ENVS, 9), 4)}
+    features = []
+    for first in (observations[:, :4], (observations[:, :4] + 1) % 3):
+        x, layout = model.embed_window(batch | {"observations": torch.cat([first, observations[:, 4:]], dim=1)})
+        features.append(model.context.read(model.transformer, x, layout)[0, layout.steps[0] == 35])
+    assert (features[0] - features[1]).abs().max() > 1e-4
+
+
 def test_a_history_makes_progress_only_where_there_is_a_reason(tmp_path):
     model = random_model(*MEMORY, "histories=causal", "region_stride=1")
     interval, n_steps = 12, 120

@@ -5,9 +5,10 @@
 Every finished region appends `n_summary` summary tokens behind its `</compress>`. A token attends to its own
 region up to itself, to the previous region, and to the summaries of older ones. When there are more than
 `memory_regions` of these, the model merges the two oldest neighbours of the same level into one of the next
-level: level 1 stands for one region, level 2 for two, level 3 for four, and so on. Keys hold no positions that
-change with age; a learned bias per head, layer and age is added to the attention scores instead. So one pass
-over a history trains all of its regions, and acting encodes nothing anew.
+level: level 1 stands for one region, level 2 for two, level 3 for four, and so on. In each layer a merged summary's
+keys and values are mixtures of its children's in the same layer, so what a region taught lasts through any number of
+merges. Keys hold no positions that change with age; a learned bias per head, layer and age is added to the attention
+scores instead. So one pass over a history trains all of its regions, and acting encodes nothing anew.
 
 Related: AutoCompressors (arXiv:2305.14788) accumulate summaries of segments, without bound and without merging.
 
@@ -17,6 +18,7 @@ region, S nodes (summaries and merged ones), M nodes that a region sees at most,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -27,11 +29,10 @@ from torch import Tensor, nn
 
 from model.context.base import Context, Timeline, Windows, pack
 from model.context.boundaries import Boundaries
-from model.context.memory_acting import PREVIOUS, MemoryContext, pair_to_merge
+from model.context.memory_acting import MERGING, N_AGES, PREVIOUS, MemoryContext, pair_to_merge
 from model.tokens import IGNORE, Layout, TokenType
 
 N_LEVELS = 8  # with a type embedding of their own; higher ones share the last
-N_AGES = 18  # own region, previous region, then summaries from the newest on; older ones share the last
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,15 @@ class Plan:
     levels: tuple[int, ...]
     children: tuple[tuple[int, int], ...]
     visible: tuple[tuple[int, ...], ...]
+
+    def at_once(self) -> list[list[tuple[int, int]]]:
+        """The children, in groups that need no node of the same group."""
+        groups, n_regions = [], len(self.visible)
+        for number, pair in enumerate(self.children):
+            if not groups or max(pair) >= n_regions + number - len(groups[-1]):
+                groups.append([])
+            groups[-1].append(pair)
+        return groups
 
 
 @lru_cache
@@ -64,23 +74,23 @@ def make_plan(n_regions: int, memory_regions: int) -> Plan:
 
 @dataclass(frozen=True)
 class Masks:
-    """What the regions and the merged nodes of a history see.
+    """What the regions of a history see, and what is merged.
 
     nodes: (R, M) the nodes that each region sees, oldest first; 0 stands for none. seen: (R, T, M K + 2 T) 0 or -inf, for
-    the tokens of these nodes, of the previous region and of the own one; ages: (R, M K + 2 T) of the same. merging:
-    (merged nodes' tokens, S K) 0 or -inf.
+    the tokens of these nodes, of the previous region and of the own one; ages: (R, M K + 2 T) of the same. merges: (n, 2)
+    pairs of nodes that can be merged at once, one after the other.
     """
 
     nodes: Tensor
     seen: Tensor
     ages: Tensor
-    merging: Tensor
+    merges: tuple[Tensor, ...]
 
 
 @lru_cache(maxsize=64)
 def make_masks(R: int, room: int, T: int, K: int) -> Masks:
     plan = make_plan(R, room)
-    S, M = len(plan.levels), max(map(len, plan.visible))
+    M = max(map(len, plan.visible))
     nodes = torch.zeros(R, M, dtype=torch.long)
     sees, ages = torch.zeros(R, T, M * K + 2 * T, dtype=torch.bool), torch.zeros(R, M * K + 2 * T, dtype=torch.long)
     for region, visible in enumerate(plan.visible):
@@ -92,12 +102,8 @@ def make_masks(R: int, room: int, T: int, K: int) -> Masks:
     sees[1:, :, M * K : M * K + T] = True
     ages[:, M * K : M * K + T] = PREVIOUS
     sees[:, :, M * K + T :] = torch.ones(T, T).tril().bool()
-    merging = torch.zeros(S - R, K, S, K, dtype=torch.bool)
-    for number, children in enumerate(plan.children):
-        for node in (*children, R + number):
-            merging[number, :, node] = True
-    hide = [torch.zeros(m.shape).masked_fill(~m, -torch.inf) for m in (sees, merging.reshape((S - R) * K, S * K))]
-    return Masks(nodes, hide[0], ages, hide[1])
+    seen = torch.zeros(sees.shape).masked_fill(~sees, -torch.inf)
+    return Masks(nodes, seen, ages, tuple(torch.tensor(pairs) for pairs in plan.at_once()))
 
 
 @dataclass
@@ -123,7 +129,7 @@ class Memory(Context):
         self.n_regions, self.region_capacity = config["history_regions"], config["compress_interval"]
         self.n_positions = self.n_tokens = self.region_capacity + 2 + self.n_summary
         self.varied_room, self.blank_starts = config["varied_room"], config["blank_starts"]
-        self.age_bias = nn.Parameter(torch.zeros(config["n_layer"], config["n_head"], N_AGES))
+        self.age_bias = nn.Parameter(torch.zeros(config["n_layer"], config["n_head"], N_AGES + len(MERGING)))
 
     @classmethod
     def problems(cls, config: dict) -> list[str]:
@@ -191,21 +197,25 @@ class Memory(Context):
         """(B, tokens, D) to features: all regions of the histories in one pass."""
         R, T, K = self.n_regions, self.n_positions, self.n_summary
         masks = make_masks(R, layout.room, T, K)
-        seen, ages, merging, visible = (m.to(x.device) for m in (masks.seen, masks.ages, masks.merging, masks.nodes))
+        seen, ages, visible = (m.to(x.device) for m in (masks.seen, masks.ages, masks.nodes))
 
         def regions(z: Tensor) -> Tensor:
             return z[:, :, : R * T].unflatten(2, (R, T))  # (B, H, R, T, width)
 
-        def nodes(z: Tensor) -> Tensor:
-            own = regions(z)[:, :, :, T - K :].flatten(2, 3)
-            return torch.cat([own, z[:, :, R * T :]], dim=2)  # (B, H, S K, width)
+        def nodes(layer: int, q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+            """Keys and values of all nodes, (B, H, S, K, width) each."""
+            made = [regions(z)[:, :, :, T - K :] for z in (k, v)]
+            queries = q[:, :, R * T :].unflatten(2, (-1, K)).split([len(pairs) for pairs in masks.merges], dim=2)
+            for pairs, of_merged in zip(masks.merges, queries):
+                merged = self.merge(layer, of_merged, *(z[:, :, pairs].flatten(3, 4) for z in made))
+                made = [torch.cat(both, dim=2) for both in zip(made, merged)]
+            return made
 
-        def keys(z: Tensor) -> Tensor:
+        def seen_by_regions(z: Tensor, summaries: Tensor) -> Tensor:
             own = regions(z)
             previous = F.pad(own, (0, 0, 0, 0, 1, 0))[:, :, :R]
-            summaries = nodes(z).unflatten(2, (-1, K)).index_select(2, visible.flatten())
-            summaries = summaries.unflatten(2, visible.shape).flatten(3, 4)  # (B, H, R, M K, width)
-            return torch.cat([summaries, previous, own], dim=3).flatten(1, 2)  # (B, H R, M K + 2 T, width)
+            older = summaries[:, :, visible].flatten(3, 4)  # (B, H, R, M K, width)
+            return torch.cat([older, previous, own], dim=3).flatten(1, 2)  # (B, H R, M K + 2 T, width)
 
         padding = None if layout.held is None else self._hide_padding(layout.held, masks.seen.shape[-1])
 
@@ -213,15 +223,24 @@ class Memory(Context):
             bias = (seen + self.age_bias[layer][:, ages][:, :, None])[None]  # (1, H, R, T, M K + 2 T)
             if padding is not None:
                 bias = bias + padding
-            queries = regions(q).flatten(1, 2)
-            out = F.scaled_dot_product_attention(queries, keys(k), keys(v), attn_mask=bias.flatten(1, 2))
+            of_nodes = nodes(layer, q, k, v)
+            keys, values = (seen_by_regions(z, summaries) for z, summaries in zip((k, v), of_nodes))
+            out = F.scaled_dot_product_attention(regions(q).flatten(1, 2), keys, values, attn_mask=bias.flatten(1, 2))
             out = out.unflatten(1, (-1, R)).flatten(2, 3)  # (B, H, R T, width)
-            if not len(merging):
-                return out
-            merged = F.scaled_dot_product_attention(q[:, :, R * T :], nodes(k), nodes(v), attn_mask=merging)
-            return torch.cat([out, merged], dim=2)
+            return torch.cat([out, of_nodes[1][:, :, R:].flatten(2, 3)], dim=2)
 
         return trunk(x, attend)
+
+    def merge(self, layer: int, q: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values of merged nodes, (..., H, nodes, K, width) each.
+
+        Args:
+            q: (..., H, nodes, K, width) their own queries.
+            keys, values: (..., H, nodes, 2 K, width) their children's, the older child's first.
+        """
+        bias = self.age_bias[layer][:, list(MERGING)].repeat_interleave(self.n_summary, dim=1)  # (H, 2 K)
+        weights = (q @ keys.transpose(-1, -2) / math.sqrt(q.shape[-1]) + bias[:, None, None]).softmax(-1)
+        return weights @ keys, weights @ values
 
     @staticmethod
     def _hide_padding(held: Tensor, n_keys: int) -> Tensor:

@@ -14,6 +14,8 @@ from model.context.boundaries import Boundaries
 from model.tokens import TokenType
 
 OWN, PREVIOUS, HIDDEN = 0, 1, -1  # ages of slots; summaries count on from the previous region, the newest first
+N_AGES = 18  # older summaries share the last one
+MERGING = (N_AGES, N_AGES + 1)  # of two summaries that are merged, the older one first
 
 
 def pair_to_merge(levels: list[int], memory_regions: int) -> int | None:
@@ -170,11 +172,10 @@ class MemoryContext:
         )
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            made[0, layer], made[1, layer] = k, v
-            keys, values = (
-                torch.cat([old[layer, envs][:, :, slots], new], dim=2) for old, new in zip(self.cache, (k, v))
-            )
-            return F.scaled_dot_product_attention(q, keys, values)
+            children = (old[layer, envs][:, :, None, slots] for old in self.cache)
+            merged = self.context.merge(layer, q[:, :, None], *children)  # one node each
+            made[0, layer], made[1, layer] = merged[0][:, :, 0], merged[1][:, :, 0]
+            return made[1, layer]
 
         self.model.transformer(self._summary(level, len(envs)), attend)
         rest = self.cache[:, :, envs, :, slots.stop : self.first_previous].clone()
@@ -185,7 +186,7 @@ class MemoryContext:
 
     def _set_bias(self, envs: Tensor) -> None:
         """What is added to attention scores in `envs` until their next region ends, by what each slot counts as."""
-        n_slots, oldest = self.first_previous // self.K, self.context.age_bias.shape[-1] - 1
+        n_slots, oldest = self.first_previous // self.K, N_AGES - 1
         ages = torch.full((len(envs), self.first_own + self.T), OWN)
         for row, env in zip(ages, envs.tolist()):
             n = len(self.levels[env])
