@@ -117,6 +117,12 @@ class MemoryLayout(Layout):
     held: Tensor | None
 
 
+def attend_with_bias(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention weights and what they take. With a bias that is learned torch's own attention takes longer."""
+    weights = ((q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2) + bias).softmax(-1)
+    return weights, weights @ v
+
+
 class Memory(Context):
     """The previous and the current region of `compress_interval` steps, and summaries of all older ones."""
 
@@ -225,7 +231,7 @@ class Memory(Context):
                 bias = bias + padding
             of_nodes = nodes(layer, q, k, v)
             keys, values = (seen_by_regions(z, summaries) for z, summaries in zip((k, v), of_nodes))
-            out = F.scaled_dot_product_attention(regions(q).flatten(1, 2), keys, values, attn_mask=bias.flatten(1, 2))
+            out = attend_with_bias(regions(q).flatten(1, 2), keys, values, bias.flatten(1, 2))[1]
             out = out.unflatten(1, (-1, R)).flatten(2, 3)  # (B, H, R T, width)
             return torch.cat([out, of_nodes[1][:, :, R:].flatten(2, 3)], dim=2)
 
@@ -239,8 +245,8 @@ class Memory(Context):
             keys, values: (..., H, nodes, 2 K, width) their children's, the older child's first.
         """
         bias = self.age_bias[layer][:, list(MERGING)].repeat_interleave(self.n_summary, dim=1)  # (H, 2 K)
-        weights = (q @ keys.transpose(-1, -2) / math.sqrt(q.shape[-1]) + bias[:, None, None]).softmax(-1)
-        return weights @ keys, weights @ values
+        weights, mixed = attend_with_bias(q, keys, values, bias[:, None, None])
+        return weights @ keys, mixed
 
     @staticmethod
     def _hide_padding(held: Tensor, n_keys: int) -> Tensor:
