@@ -33,6 +33,9 @@ from scripts import DEFAULT_FAMILY, family_paths, run_script
 
 REFERENCES = {"compressed": "ckpt-800.pt", "explorer": "explorer-1600.pt"}  # of seed 0 on split 0
 MEMORY = "config/model/ad_dr_memory.yaml"
+ADAPTIVE = "config/model/ad_dr_adaptive.yaml"
+BOUNDARIES = {"default": (), **{kind: ("--boundaries", kind) for kind in ("fixed", "news", "random")}}
+UNREAD = ("memory_regions=8", "varied_room=1.0")  # memory's keys go back to their defaults
 EXPLORING = {"exploring-1.0": ("--set", "exploring_temperature=1.0")}
 
 
@@ -71,29 +74,29 @@ def explorer(name: str, *overrides: str, family: str = DEFAULT_FAMILY, **more) -
 
 def explorer_controls(family: str, prefix: str, interval: int, n_slots: int, batch_size: int) -> list[Setting]:
     """Other contexts on the same histories, with as many tokens per update; `n_slots` is what memory holds, in tokens."""
-    unread = ("memory_regions=8", "varied_room=1.0")  # memory's keys go back to their defaults
-    two = ("context=regions", *unread, f"n_transit={2 * interval}", f"train_batch_size={batch_size // (2 * interval)}")
-    window = (
-        "context=window",
-        *unread,
-        "use_compressed_context=false",
-        f"n_transit={n_slots}",
-        f"train_batch_size={batch_size // n_slots}",
-    )
+    two = ("context=regions", *UNREAD, f"n_transit={2 * interval}", f"train_batch_size={batch_size // (2 * interval)}")
     return [
         explorer(f"{prefix}-two-regions", *two, family=family),
-        explorer(f"{prefix}-window", *window, family=family),
+        explorer(f"{prefix}-window", *plain_window(n_slots, batch_size), family=family),
         explorer(f"{prefix}-0", "memory_regions=0", family=family),
     ]
 
 
-def bandit(context: str, *overrides: str, is_standard: bool = False) -> Setting:
+def plain_window(n_steps: int, batch_size: int) -> tuple[str, ...]:
+    """Overrides that turn memory into a plain window, with `batch_size` tokens per update."""
+    batch = f"train_batch_size={batch_size // n_steps}"
+    return ("context=window", *UNREAD, "use_compressed_context=false", f"n_transit={n_steps}", batch)
+
+
+def bandit(context: str, *overrides: str, is_standard: bool = False, seeds: tuple[int, ...] = (0,)) -> Setting:
     """One life per task and repeat on the delayed bandit, with the delay of training and with others."""
     evaluations = {
         f"delay-{delay}": ("--episodes", "1", "--set", f"env_kwargs={{n_pulls: 100, delay: {delay}, noise: 0.3}}")
         for delay in DELAYS
     }
-    return Setting(f"delayed-bandit-{context}", overrides, "delayed_bandit", is_standard, evaluations=evaluations)
+    return Setting(
+        f"delayed-bandit-{context}", overrides, "delayed_bandit", is_standard, seeds=seeds, evaluations=evaluations
+    )
 
 
 def of_family(family: str) -> list[Setting]:
@@ -141,13 +144,19 @@ SETTINGS = [
     explorer("explorer", seeds=(0, 1, 2, 3, 4), evaluations={"default": ("--episodes", "500")}),
     explorer("explorer-split", seeds=(0, 1, 2), splits=(1, 2)),
     *explorer_controls(DEFAULT_FAMILY, "explorer", interval=40, n_slots=128, batch_size=5888),
+    explorer("explorer-16-kept", "memory_regions=16"),
+    explorer("explorer-480", *plain_window(480, 5888)),
+    explorer("explorer-adaptive", model=ADAPTIVE, evaluations=BOUNDARIES),
     explorer("hard-explorer", family="darkroom_hard", seeds=(0, 1, 2)),
     *explorer_controls("darkroom_hard", "hard-explorer", interval=40, n_slots=136, batch_size=8832),
     explorer(
         "hard-explorer-24", "history_regions=24", "train_batch_size=8", "memory_regions=14", family="darkroom_hard"
     ),
     explorer("hard-explorer-unreached", "reached_observations=false", family="darkroom_hard"),
-    bandit("memory"),
+    bandit("memory", seeds=(0, 1, 2)),
+    *(bandit(f"memory-{n}-tokens", f"n_summary={n}") for n in (1, 4, 8)),
+    *(bandit(f"memory-{n}-kept", f"memory_regions={n}") for n in (0, 4, 16)),
+    bandit("recurrent", "memory_regions=1", "n_summary=16"),  # one summary that every region rewrites
     bandit("two-regions", "context=regions", "n_summary=4", "n_transit=20", "train_batch_size=300"),
     bandit("window", "train_batch_size=184", is_standard=True),
     bandit("full", "n_transit=150", "train_batch_size=49", is_standard=True),
