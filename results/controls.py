@@ -22,7 +22,7 @@ from checkpoints import load_checkpoint
 from config.loading import complete_config
 from evaluate import evaluate_tasks
 from files import InputError
-from model import make_model
+from model import load_model
 from model.context.memory_acting import MemoryContext
 from scripts import positive, run_script
 
@@ -64,8 +64,7 @@ def main() -> None:
     config = complete_config(checkpoint["config"], args.ckpt)
     if config["context"] != "memory":
         raise InputError(f"{args.ckpt}: its context is {config['context']}, expected memory")
-    model = make_model(config)
-    model.load_state_dict(checkpoint["model"])
+    model = load_model(checkpoint, config, args.ckpt)
     tasks, held_out = env.list_tasks(config), env.split_tasks(config)["test"]
     control = CONTROLS[args.memory]
     OtherTask.shift = args.repeats
