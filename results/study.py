@@ -35,6 +35,7 @@ REFERENCES = {"compressed": "ckpt-800.pt", "explorer": "explorer-1600.pt"}  # of
 MEMORY = "config/model/ad_dr_memory.yaml"
 ADAPTIVE = "config/model/ad_dr_adaptive.yaml"
 BOUNDARIES = {"default": (), **{kind: ("--boundaries", kind) for kind in ("fixed", "news", "random")}}
+LONG = ("--episodes", "500", "--repeats", "4")
 UNREAD = ("memory_regions=8", "varied_room=1.0")  # memory's keys go back to their defaults
 EXPLORING = {"exploring-1.0": ("--set", "exploring_temperature=1.0")}
 
@@ -141,7 +142,7 @@ SETTINGS = [
     Setting("memory-0", ("memory_regions=0",), model=MEMORY),
     Setting("compressed-causal", ("histories=causal",)),
     Setting("standard-160-causal", ("histories=causal", "n_transit=160"), is_standard=True),
-    explorer("explorer", seeds=(0, 1, 2, 3, 4), evaluations={"default": ("--episodes", "500")}),
+    explorer("explorer", seeds=(0, 1, 2, 3, 4), evaluations={"default": (), "long": LONG}),
     explorer("explorer-split", seeds=(0, 1, 2), splits=(1, 2)),
     *explorer_controls(DEFAULT_FAMILY, "explorer", interval=40, n_slots=128, batch_size=5888),
     explorer("explorer-16-kept", "memory_regions=16"),
