@@ -23,7 +23,7 @@ from history.origin import Origin, read_origin
 from history.paths import HISTORIES, CausalHistories, Histories
 from history.reader import HistoryFile
 from model.context import make_context
-from model.context.base import Timeline, Windows
+from model.context.base import Timeline, Windows, interval_problems
 
 
 def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] | None = None) -> Config:
@@ -131,9 +131,9 @@ class ADDataset(Dataset):
         path = history_path(self.config, traj_dir)
         self.context = make_context(self.config)
         self.draws_histories = self.context.draws_histories or self.config["histories"] != "every"
-        interval = self.config["rollout_length" if self.draws_histories else "compress_interval"]
-        interval = interval or self.config["compress_interval"]
-        checked = self.config | {"compress_interval": interval}  # the length of the file's own regions
+        interval, length = self.config["compress_interval"], self.config["rollout_length"]
+        joins = self.context.marks_regions and length and interval % length == 0  # regions of several rollouts
+        checked = self.config | {"compress_interval": (length if self.draws_histories or joins else None) or interval}
         self.history = HistoryFile(path, checked, self.tasks, n_stream, source_timesteps)
         self.arrays, self.n_streams = self.history.arrays, self.history.n_streams
         self._check_kind(path)
@@ -153,8 +153,8 @@ class ADDataset(Dataset):
 
     def _index_samples(self) -> None:
         """Count the samples of each task; a sample number becomes a task, a place in its history and a stream."""
-        regions, stride = self.history.regions, self.config["region_stride"]
-        self.mix_streams = self.config["mix_streams"]
+        stride, self.mix_streams = self.config["region_stride"], self.config["mix_streams"]
+        regions = self.history.regions if self.draws_histories else self._join_rollouts()
         knows_rollouts = bool(regions) and all(regions)
         if not knows_rollouts:  # histories can then neither be thinned nor mixed by rollouts
             if self.history.has_markers and (stride > 1 or self.mix_streams):
@@ -180,19 +180,35 @@ class ADDataset(Dataset):
         places = self.context.n_places(self.timeline)
         self.n_samples = np.concatenate([[0], np.cumsum(places * self.n_streams)])
 
+    def _join_rollouts(self) -> list[list[tuple[int, int]]]:
+        """Per task the (start, stop) of what may be a region: one from the start of each rollout on, of one or more."""
+        interval, regions = self.config["compress_interval"], self.history.regions
+        n_joined = max(1, interval // self.history.config["compress_interval"])
+        if n_joined > 1 and n_joined > min(map(len, regions)):
+            raise InputError(f"{self.history.path}: a task has fewer rollouts than one region, {interval} steps, needs")
+        return [
+            [(start, stop) for (start, _), (_, stop) in zip(of_task, of_task[n_joined - 1 :])] for of_task in regions
+        ]
+
     def _make_histories(self, spans: np.ndarray) -> Histories:
         """What puts training histories together, from the (tasks, regions, 2) starts and stops of the rollouts."""
         length, interval = self.config["rollout_length"], self.config["compress_interval"]
-        if self.config["region_ends"] == "fixed" and length % interval:
-            raise InputError(
-                f"compress_interval {interval}: expected {length}, the rollouts' length, or a divisor of it"
-            )
-        n_whole = (spans[..., 1] - spans[..., 0] == length).sum(axis=1)
-        if not n_whole.all():
-            raise InputError(f"{self.history.path}: a task has no whole rollout of {length} steps; collect it again")
         if self.config["region_ends"] == "news" and not self.config["with_dones"]:
             raise InputError(
                 f"{self.history.path}: has no dones, which region_ends: news needs; use region_ends: fixed"
+            )
+        if problems := interval_problems(self.config | {"n_steps": length}, may_divide=True):
+            raise InputError(f"{self.history.path}: {problems[0]}")
+        n_whole = (spans[..., 1] - spans[..., 0] == length).sum(axis=1)
+        shortest, n_regions = int(n_whole.min()) * length, self.config["history_regions"]
+        if shortest < max(length, interval):
+            raise InputError(
+                f"{self.history.path}: a task has no {max(length, interval)} whole steps; collect it again"
+            )
+        if interval > length and self.config["histories"] == "whole" and n_regions * interval > shortest:
+            raise InputError(
+                f"{self.history.path}: streams of {shortest} steps hold {shortest // interval} regions of compress_interval "
+                f"{interval}, history_regions asks for {n_regions}; lower one of them"
             )
         kind, more = HISTORIES[self.config["histories"]], {}
         if kind is CausalHistories:

@@ -15,11 +15,12 @@ from numpy.random import Generator
 
 
 class Histories:
-    """Draws histories of R regions; a region is a stretch of `interval` steps within one rollout.
+    """Draws histories of R regions; a region is a stretch of one rollout, or several rollouts that follow each other.
 
     Args:
         n_rollouts: (tasks,) whole rollouts of each task.
-        rollout_length: steps of a rollout, a multiple of `interval`.
+        rollout_length: steps of a rollout.
+        interval: steps of a region; it divides `rollout_length`, or is a multiple of it.
         n_streams: E.
         stride: mean progress in rollouts from a region to the next.
         mix_streams: each region of a random stream; else all of one.
@@ -30,28 +31,30 @@ class Histories:
     ):
         self.n_rollouts, self.rollout_length, self.interval = n_rollouts, rollout_length, interval
         self.n_streams, self.stride, self.mix_streams = n_streams, stride, mix_streams
+        self.per_rollout, self.per_region = max(1, rollout_length // interval), max(1, interval // rollout_length)
 
     def draw(self, tasks: np.ndarray, n_regions: int, rng: Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(B, R) first steps, lengths and streams of the regions of one history for each of (B,) tasks."""
         B = len(tasks)
         streams = rng.integers(self.n_streams, size=(B, n_regions if self.mix_streams else 1))
         streams = np.broadcast_to(streams, (B, n_regions))
-        part = rng.integers(self.rollout_length // self.interval, size=(B, n_regions))
+        part = rng.integers(self.per_rollout, size=(B, n_regions))
         rollouts = self.rollouts(tasks, part, streams, rng)
         starts = rollouts * self.rollout_length + part * self.interval
         return starts, np.full_like(starts, self.interval), streams
 
     def rollouts(self, tasks: np.ndarray, part: np.ndarray, streams: np.ndarray, rng: Generator) -> np.ndarray:
-        """(B, R) the rollout of each region: every `stride`-th one; the last one goes on for ever."""
+        """(B, R) the first rollout of each region: every `stride`-th one; the last region goes on for ever."""
         first = rng.integers(self.stride, size=(len(tasks), 1))
-        return np.minimum(first + self.stride * np.arange(part.shape[1]), self.n_rollouts[tasks][:, None] - 1)
+        last = self.n_rollouts[tasks][:, None] - self.per_region
+        return np.minimum(first + self.stride * np.arange(part.shape[1]), last)
 
 
 class CausalHistories(Histories):
     """Progress only where the context shows a reason: a region that returned more than the first policy's usual one.
 
     A history begins in one of the first `stride` rollouts. After a region with a reason it goes on `stride` - 1 to
-    `stride` + 2 rollouts later, else in the same rollout, in another stream.
+    `stride` + 2 rollouts later, else in the same rollout, in another stream. A region is within one rollout.
 
     Args:
         returns: per task, (regions, E) sum of rewards of every region of `interval` steps.
@@ -59,7 +62,6 @@ class CausalHistories(Histories):
 
     def __init__(self, *args, returns: list[np.ndarray], **kwargs):
         super().__init__(*args, **kwargs)
-        self.per_rollout = self.rollout_length // self.interval
         usual = [np.median(of_task[: self.per_rollout]) for of_task in returns]
         longest = max(map(len, returns))
         self.has_reason = np.zeros((len(returns), longest, self.n_streams), dtype=bool)
@@ -92,7 +94,7 @@ class WholeHistories(Histories):
     def draw(self, tasks: np.ndarray, n_regions: int, rng: Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         streams = rng.integers(self.n_streams, size=len(tasks))
         if self.stops is None:
-            n_held = self.n_rollouts[tasks][:, None] * (self.rollout_length // self.interval)
+            n_held = self.n_rollouts[tasks][:, None] * self.rollout_length // self.interval
             stops = (np.minimum(np.arange(n_regions), n_held - 1) + 1) * self.interval
             starts = stops - self.interval
         else:

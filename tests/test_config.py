@@ -163,7 +163,9 @@ def test_all_problems_are_listed_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["n_steps=40", "compress_interval=80"], "compress_interval 80 must equal the algorithm's n_steps 40"),
+        (["n_steps=40", "compress_interval=60"], "compress_interval 60 must be n_steps 40, or be a multiple of it"),
+        (["n_steps=40", "compress_interval=160"], "is 4 rollouts of n_steps 40: with region_stride 3 regions overlap"),
+        (["n_steps=40", "compress_interval=80", "histories=causal"], "histories causal a region is within one rollout"),
         (["n_transit=159"], "n_transit 159 is too small.*2 regions of compress_interval 80 steps, at least 160"),
         (["n_steps=1", "compress_interval=1"], "n_steps: 1: expected at least 2"),
         (["n_embd=65"], "n_embd 65 must be a multiple of n_head 2"),

@@ -7,6 +7,7 @@ from conftest import write_file
 from test_context import N_ENVS, random_model, random_steps
 
 from dataset import ADDataset
+from files import InputError
 from history.format import history_path
 from model.context.memory import make_plan
 
@@ -133,3 +134,41 @@ def test_other_contexts_take_pieces_of_causal_histories(tmp_path, settings):
         assert all(len(set(rollouts[row, part])) == len(set(streams[row, part])) == 1 for part in parts)
         assert (np.diff([rollouts[row, part.start] for part in parts]) >= 0).all()
     assert torch.isfinite(model(batch)["loss_total"])
+
+
+@pytest.mark.parametrize("histories", ["every", "whole"])
+@pytest.mark.parametrize("context", ["memory", "regions", "window"])
+def test_a_region_may_be_several_rollouts_of_one_stream(tmp_path, histories, context):
+    if (histories, context) == ("every", "window"):
+        pytest.skip("a plain window has no regions")
+    settings = ["use_compressed_context=true", "compress_interval=24", "n_transit=48", "history_regions=4"]
+    settings += [
+        f"context={context}",
+        f"histories={histories}",
+        "region_stride=2",
+        *(["n_summary=2"] * (context == "memory")),
+    ]
+    model = random_model(*settings)
+    write_file(history_path(model.config, tmp_path), model.config | {"compress_interval": 12}, 120, 4)
+    dataset = ADDataset(model.config, tmp_path, "train")
+    batch = dataset.sample_batch(64, np.random.default_rng(0))
+    rewards, firsts = batch["rewards"].numpy().astype(int), set()
+    for row, n_steps in enumerate(batch["region_lengths"].sum(1).tolist()):
+        for start in range(0, n_steps, 24):
+            region = rewards[row, start : start + 24]
+            assert (np.diff(region) == 10).all()  # steps that follow each other in one stream
+            assert (rewards[row, start] % 10_000 // 10) % 12 == 0  # from the start of a rollout on
+            firsts.add(int(region[0]) % 10_000 // 10)
+    if histories == "whole":
+        assert firsts == {0, 24, 48, 72}
+    else:
+        assert {0, 12, 24, 36} < firsts <= set(range(0, 108, 12))
+    assert torch.isfinite(model(batch)["loss_total"])
+
+
+def test_regions_longer_than_a_stream_allows_are_told(tmp_path):
+    settings = ["compress_interval=24", "histories=whole", "history_regions=6", "n_transit=48"]
+    config = random_model("use_compressed_context=true", *settings).config
+    write_file(history_path(config, tmp_path), config | {"compress_interval": 12}, 120, 4)
+    with pytest.raises(InputError, match="streams of 120 steps hold 5 regions of .* 24, history_regions asks for 6"):
+        ADDataset(config, tmp_path, "train")

@@ -316,5 +316,5 @@ def test_memory_goes_through_all_scripts_and_resumes(tiny_histories, tmp_path):
         assert torch.equal(weights, load_checkpoint(resumed)["model"][name]), name
     for flags in ([], ["--boundaries", "predicted"], ["--render"]):
         assert evaluate_in(resumed, "--episodes", "9", "--repeats", "2", *flags)["returns"].shape == (1, 2, 9)
-    with pytest.raises(InputError, match="compress_interval 5 must be n_steps 12, or divide it"):
+    with pytest.raises(InputError, match="compress_interval 5 must be n_steps 12, divide it, or be a multiple of it"):
         train_in(tmp_path / "three", tiny_histories, *settings, "compress_interval=5", config=MEMORY)

@@ -37,6 +37,28 @@ class Timeline:
     histories: Histories | None = None
 
 
+def interval_problems(config: dict, may_divide: bool) -> list[str]:
+    """Whether regions of `compress_interval` steps can be made of rollouts of `n_steps`.
+
+    A region is one rollout or several that follow each other; where `may_divide`, also a stretch of one.
+    """
+    interval, n_steps, stride = config["compress_interval"], config.get("n_steps"), config["region_stride"]
+    if not isinstance(interval, int) or not n_steps or (may_divide and n_steps % interval == 0):
+        return []
+    if config["region_ends"] == "news":  # regions then follow a stream's life, not its rollouts
+        return []
+    n_rollouts, rest = divmod(interval, n_steps)
+    if rest:
+        divide = "divide it, " if may_divide else ""
+        return [f"compress_interval {interval} must be n_steps {n_steps}, {divide}or be a multiple of it"]
+    several = f"compress_interval {interval} is {n_rollouts} rollouts of n_steps {n_steps}"
+    if n_rollouts > 1 and config["histories"] == "causal":
+        return [f"{several}: with histories causal a region is within one rollout; use every or whole, or lower it"]
+    if n_rollouts > stride and config["histories"] == "every":
+        return [f"{several}: with region_stride {stride} regions overlap; use {n_rollouts} or more, or lower it"]
+    return []
+
+
 @dataclass
 class Windows:
     """Which steps make a batch of windows.

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.context.base import Context, Timeline, Windows, pack
+from model.context.base import Context, Timeline, Windows, interval_problems, pack
 from model.context.boundaries import Boundaries
 from model.context.memory_acting import MERGING, N_AGES, PREVIOUS, MemoryContext, pair_to_merge
 from model.tokens import IGNORE, Layout, TokenType
@@ -139,10 +139,7 @@ class Memory(Context):
 
     @classmethod
     def problems(cls, config: dict) -> list[str]:
-        interval, n_steps = config["compress_interval"], config.get("n_steps")
-        if interval and n_steps and n_steps % interval and config["region_ends"] == "fixed":
-            return [f"compress_interval {interval} must be n_steps {n_steps}, or divide it"]
-        return []
+        return interval_problems(config, may_divide=True)
 
     # Training -------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
     <compress> x_1 ... x_80 </compress> <compress> x_81 ... x_160
 
-The current region is still open. One region is one rollout of the source. The idea is this project's own.
+The current region is still open. One region is one rollout of the source, or several. The idea is this project's own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from model.context.base import Context, Timeline, Windows, pack
+from model.context.base import Context, Timeline, Windows, interval_problems, pack
 from model.tokens import IGNORE, Layout, TokenType, following
 
 
@@ -29,10 +29,8 @@ class Regions(Context):
     @classmethod
     def problems(cls, config: dict) -> list[str]:
         interval, n_regions = config["compress_interval"] or config.get("n_steps"), config["context_regions"]
-        problems = []
-        if config.get("n_steps", interval) != interval and config["region_ends"] == "fixed":
-            problems.append(f"compress_interval {interval} must equal the algorithm's n_steps {config['n_steps']}")
-        if interval and config["n_transit"] < n_regions * interval:
+        problems = interval_problems(config, may_divide=config["histories"] != "every")
+        if isinstance(interval, int) and config["n_transit"] < n_regions * interval:
             problems.append(
                 f"n_transit {config['n_transit']} is too small: it must hold {n_regions} regions of "
                 f"compress_interval {interval} steps, at least {n_regions * interval}"
