@@ -20,17 +20,20 @@ from files import InputError
 from history.format import history_path, soft_target_names
 from history.news import news_ends
 from history.origin import Origin, read_origin
+from history.pace import episode_lengths, shortest_change
 from history.paths import HISTORIES, CausalHistories, Histories
 from history.reader import HistoryFile
-from model.context import make_context
+from model.context import context_class, make_context
 from model.context.base import Timeline, Windows, interval_problems
+
+MOST_TASKS = 32  # whose histories tell how fast a source learns
 
 
 def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] | None = None) -> Config:
     """The config that a history file and the config files give together; it can only be read.
 
     The file decides what it was collected with. It also decides the mode: without `compress_markers` it is
-    standard AD. Added are `observation_space` and `action_space`, `with_dones`, whether histories say where
+    standard AD. A number takes the place of `compress_interval: auto`. Added are `observation_space` and `action_space`, `with_dones`, whether histories say where
     episodes end, and `blank_starts`, whether the regions of a training window may be of several streams or of
     rollouts that do not follow each other; then a region that begins within an episode does not show what led to
     its first step, in training and in acting.
@@ -59,17 +62,69 @@ def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] |
     if config["reached_observations"] and not {"next_states", "dones"} <= origin.fields:
         warnings.warn(f"{path} has no next_states and dones: reached_observations is off", stacklevel=2)
         config |= {"reached_observations": False}
+    interval = config["compress_interval"]
+    if interval == "auto":
+        interval = automatic_interval(path, config, origin) if compressed else None
     return Config(
         config
         | env.describe_spaces(config)
         | {
             "use_compressed_context": compressed,
-            "compress_interval": config["compress_interval"] or origin.rollout_length or config["n_transit"],
+            "compress_interval": interval or origin.rollout_length or config["n_transit"],
             "rollout_length": origin.rollout_length,
             "with_dones": "dones" in origin.fields,
             "blank_starts": config["histories"] != "whole" and (config["region_stride"] > 1 or config["mix_streams"]),
         }
     )
+
+
+def automatic_interval(path: Path, config: dict, origin: Origin) -> int | None:
+    """The steps that `compress_interval: auto` stands for; None, with a warning, where the file cannot tell.
+
+    It is the shortest allowed region after which the source's policy has changed, by the histories of training tasks.
+    """
+    distributions = soft_target_names(env.spaces(config)[1])
+    reason = None
+    if missing := sorted({"dones", *distributions} - origin.fields):
+        reason = f"has no {' and '.join(missing)}"
+    else:
+        history = read_for_pace(path, config, origin.rollout_length)
+        if history.n_streams < 2 or not history.has_soft_targets:
+            reason = "has not two streams with the policy's distributions in every task"
+        elif not (allowed := allowed_intervals(history, config)):
+            reason = "allows no region of whole episodes"
+        elif (interval := shortest_change(history, allowed)) is None:
+            reason = f"shows no change of policy from one region to the next, with regions of {allowed} steps"
+    if reason is None:
+        return interval
+    warnings.warn(f"{path} {reason}: compress_interval auto is the length of its rollouts", stacklevel=3)
+    return None
+
+
+def read_for_pace(path: Path, config: dict, rollout_length: int) -> HistoryFile:
+    """Histories of training tasks, `MOST_TASKS` at most, with all that tells how their source learned."""
+    tasks = env.split_tasks(config)["train"]
+    reading = {"compress_interval": rollout_length, "soft_targets": True, "in_memory": "always"}
+    tasks = tasks[:: -(-len(tasks) // MOST_TASKS)]
+    return HistoryFile(path, config | reading, tasks, source_timesteps=config["train_source_timesteps"])
+
+
+def allowed_intervals(history: HistoryFile, config: dict) -> list[int]:
+    """Divisors of a rollout, one, two, four, ... of them: lengths of regions that hold whole episodes and that the
+    context strategy takes, shortest first.
+
+    Where episodes are not all of one length, a region holds at least one of the longest. Four regions fit into a
+    stream; with `histories: whole`, `history_regions` of them.
+    """
+    rollout, episodes = history.config["compress_interval"], episode_lengths(history)
+    if not len(episodes):
+        return []
+    n_regions = config["history_regions"] if config["histories"] == "whole" else 4
+    longest, most = episodes.max(), int(history.task_steps.min()) // max(4, n_regions)
+    lengths = [length for length in range(2, rollout) if rollout % length == 0]
+    lengths += [rollout * 2**i for i in range(most.bit_length()) if rollout * 2**i <= most]
+    fitting = [n for n in lengths if longest <= n <= most and (n % longest == 0 or episodes.min() < longest)]
+    return [n for n in fitting if not context_class(config).problems(config | {"compress_interval": n})]
 
 
 def source_settings(origin: Origin) -> dict[str, Any]:

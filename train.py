@@ -76,7 +76,9 @@ def main(argv: list[str] | None = None) -> int:
     run_dir = Path(args.run_dir) if args.run_dir else default_run_dir(config, paths["model"])
     source = {section: path for section, path in paths.items() if section != "model"}
     given = given_settings(source, args.overrides, named=set(given_paths(args)))
-    config = effective_config(config, args.traj_dir, given)
+    wanted, config = config["compress_interval"], effective_config(config, args.traj_dir, given)
+    if wanted == "auto" and ranks.is_first:
+        print(f"compress_interval: auto is {config['compress_interval']} steps")
     datasets = load_datasets(config, args.traj_dir)
     held = ranks.first_does(lambda: prepare_run_dir(run_dir, args.overwrite))
     with held or nullcontext():

@@ -299,7 +299,7 @@ def relation_problems(config: dict) -> list[str]:
             "set both, or both to null"
         )
     interval, shortest = config.get("compress_interval"), config.get("shortest_region")
-    if interval and shortest and shortest > interval:
+    if isinstance(interval, int) and shortest and shortest > interval:
         problems.append(f"shortest_region {shortest} is longer than a region may be: compress_interval is {interval}")
     if config.get("region_ends") == "news" and config["histories"] != "whole":
         problems.append(

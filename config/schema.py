@@ -45,7 +45,8 @@ class Key:
     """What a config key may hold.
 
     `low` and `high` are inclusive; `above` is exclusive. A nullable key also takes null.
-    `only` is (another key, a value with which this one is read, a second such value, ...); None is always.
+    `word` is text that is taken too. `only` is (another key, a value with which this one is read, a second such value,
+    ...); None is always.
     """
 
     kind: type
@@ -56,6 +57,7 @@ class Key:
     above: float | None = None
     choices: tuple | None = None
     nullable: bool = False
+    word: str | None = None
     only: tuple[str, ...] | None = None
 
     def is_read(self, config: dict) -> bool:
@@ -63,11 +65,12 @@ class Key:
 
     def problem(self, value: Any) -> str | None:
         """Why `value` does not fit, as 'expected ...', or None."""
-        if value is None and self.nullable:
+        if (value is None and self.nullable) or (value == self.word and self.word):
             return None
         wrong_type = not isinstance(value, self.kind) or (self.kind is not bool and isinstance(value, bool))
         if wrong_type:
-            return f"expected {self.kind.__name__}{' or null' if self.nullable else ''}, got {type(value).__name__}"
+            others = [*([self.word] if self.word else []), *(["null"] if self.nullable else [])]
+            return f"expected {' or '.join([self.kind.__name__, *others])}, got {type(value).__name__}"
         if self.choices and value not in self.choices:
             return f"expected one of {', '.join(map(str, self.choices))}"
         if self.kind is float and not math.isfinite(value):
@@ -126,7 +129,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "model": Key(str, TRAINING, "AD"),
         "use_compressed_context": Key(bool, TRAINING, False),
         "context": Key(str, TRAINING, None, nullable=True),
-        "compress_interval": Key(int, TRAINING, None, low=2, nullable=True),
+        "compress_interval": Key(int, TRAINING, None, low=2, nullable=True, word="auto"),
         "context_regions": Key(int, TRAINING, 2, low=1, only=REGIONS),
         "n_summary": Key(int, TRAINING, 4, low=1, only=MEMORY),
         "memory_regions": Key(int, TRAINING, 8, low=0, only=MEMORY),

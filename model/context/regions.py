@@ -28,9 +28,11 @@ class Regions(Context):
 
     @classmethod
     def problems(cls, config: dict) -> list[str]:
-        interval, n_regions = config["compress_interval"] or config.get("n_steps"), config["context_regions"]
+        interval, n_regions = config["compress_interval"], config["context_regions"]
+        if not isinstance(interval, int):  # null or auto: a rollout, or what the history file allows
+            interval = config.get("n_steps")
         problems = interval_problems(config, may_divide=config["histories"] != "every")
-        if isinstance(interval, int) and config["n_transit"] < n_regions * interval:
+        if interval and config["n_transit"] < n_regions * interval:
             problems.append(
                 f"n_transit {config['n_transit']} is too small: it must hold {n_regions} regions of "
                 f"compress_interval {interval} steps, at least {n_regions * interval}"
