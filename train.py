@@ -67,23 +67,33 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    paths, checks = config_paths(args), (env.config_problems, algorithm.config_problems, model_problems)
-    config = load_config(paths, args.overrides, checks, lambda config: settings_of_file(config, args.traj_dir))
     device = choose_device(args.device)
     ranks = Ranks(device)
+    config = read_config(args, args.overrides, is_told=ranks.is_first)
     if config["train_batch_size"] % ranks.size:
         raise InputError(f"train_batch_size {config['train_batch_size']} must be a multiple of the {ranks.size} ranks")
-    run_dir = Path(args.run_dir) if args.run_dir else default_run_dir(config, paths["model"])
-    source = {section: path for section, path in paths.items() if section != "model"}
-    given = given_settings(source, args.overrides, named=set(given_paths(args)))
-    wanted, config = config["compress_interval"], effective_config(config, args.traj_dir, given)
-    if wanted == "auto" and ranks.is_first:
-        print(f"compress_interval: auto is {config['compress_interval']} steps")
+    run_dir = Path(args.run_dir) if args.run_dir else default_run_dir(config, config_paths(args)["model"])
     datasets = load_datasets(config, args.traj_dir)
     held = ranks.first_does(lambda: prepare_run_dir(run_dir, args.overwrite))
     with held or nullcontext():
         run = prepare_run(config, datasets, run_dir, args.traj_dir, device, ranks)
         return train_to_the_end(run) if run else 0
+
+
+def read_config(args: argparse.Namespace, overrides: list[str], is_told: bool = False) -> Config:
+    """The effective config of a command line's config files, `--set`s and history file.
+
+    Args:
+        is_told: whether the number that `compress_interval: auto` stands for is printed.
+    """
+    paths, checks = config_paths(args), (env.config_problems, algorithm.config_problems, model_problems)
+    config = load_config(paths, overrides, checks, lambda config: settings_of_file(config, args.traj_dir))
+    source = {section: path for section, path in paths.items() if section != "model"}
+    given = given_settings(source, overrides, named=set(given_paths(args)))
+    effective = effective_config(config, args.traj_dir, given)
+    if config["compress_interval"] == "auto" and is_told:
+        print(f"compress_interval: auto is {effective['compress_interval']} steps")
+    return effective
 
 
 def default_run_dir(config: dict, model_config: str) -> Path:
@@ -135,15 +145,27 @@ def prepare_run(
     if ranks.is_first:
         effective = yaml.safe_dump(config, sort_keys=False)
         write_atomically(run_dir / "config.yaml", lambda path: path.write_text(effective))
-    set_seed(config["train_seed"])
-    model = make_model(config)
-    model.fit_inputs(datasets["train"].sample_batch(N_STANDARDISE, np.random.default_rng(0)))
-    run = Run(model.to(device), datasets, config, run_dir, ranks, origin)
+    run = new_run(config, datasets, run_dir, device, ranks, origin)
     if checkpoint:
         run.restore(checkpoint)
     if ranks.is_first:
         tell_start(run, checkpoint)
     return run
+
+
+def new_run(
+    config: Config,
+    datasets: dict[str, ADDataset],
+    run_dir: Path,
+    device: torch.device,
+    ranks: Ranks,
+    origin: dict | None = None,
+) -> Run:
+    """A run before its first update, with the weights of the config's `train_seed`."""
+    set_seed(config["train_seed"])
+    model = make_model(config)
+    model.fit_inputs(datasets["train"].sample_batch(N_STANDARDISE, np.random.default_rng(0)))
+    return Run(model.to(device), datasets, config, run_dir, ranks, origin)
 
 
 def describe_origin(config: Config, traj_dir: str) -> dict:

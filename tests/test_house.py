@@ -7,7 +7,7 @@ from utils import ROOT
 
 FLOORS = [  # a file may import from the floors below its own, and from its own room
     ("benchmarks", "results"),
-    ("collect", "train", "evaluate", "inspect_history"),
+    ("collect", "train", "evaluate", "inspect_history", "tune"),
     ("plots", "training_log"),
     ("dataset",),
     ("model",),
@@ -21,7 +21,12 @@ FLOORS = [  # a file may import from the floors below its own, and from its own 
     ("files",),
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-SAME_FLOOR = {("train", "evaluate"), ("training_log", "plots")}  # train evaluates as it goes
+SAME_FLOOR = {
+    ("train", "evaluate"),
+    ("tune", "train"),
+    ("tune", "evaluate"),
+    ("training_log", "plots"),
+}  # they evaluate as they go
 LONGEST_FUNCTION = 60
 
 

@@ -1,0 +1,313 @@
+"""Search how strongly to compress: the memory's settings with the best return in context, on training tasks.
+
+Tried are the length of a region, its summary tokens, the number of summaries kept, and the progress from a region to
+the next. Every trial trains for a few updates with as many tokens per update. The same command goes on with a search
+that was stopped; the best settings become a model config for train.py.
+"""
+
+from __future__ import annotations
+
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the long imports ends it without a traceback
+
+import argparse
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+import env
+from config.loading import Config, differences
+from config.schema import KEYS, Decides, names
+from dataset import ADDataset, allowed_intervals, automatic_interval, read_for_pace
+from evaluate import evaluate_tasks
+from files import InputError, lock, make_folder, write_atomically
+from history.format import history_path
+from history.origin import read_origin
+from model.context import make_context
+from ranks import Ranks
+from scripts import add_config_arguments, add_device_argument, config_paths, positive, run_script
+from train import default_run_dir, new_run, read_config, train_step
+from utils import ROOT, choose_device
+
+CHOICES = {"n_summary": (1, 2, 4, 8), "memory_regions": (0, 2, 4, 8, 16)}  # and what the config itself says
+MOST_STRIDE = 4  # rollouts, or regions where these are longer
+LEAST_REGIONS = 4  # of a training history: two before the previous one
+N_FIRST = 5  # trials that are neither pruned nor modelled
+N_REPORTS = 4  # of a trial's returns, spread over its updates; after each the pruner may end it
+MOST_TASKS = 16  # training tasks whose returns are measured
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+MEANINGS = {
+    "use_compressed_context": "the context is made of regions",
+    "context": "previous and current region in full, older ones as summary tokens",
+    "histories": "how training histories go on",
+    "compress_interval": "steps per region",
+    "n_summary": "summary tokens per older region",
+    "memory_regions": "summaries kept",
+    "region_stride": "rollouts from a region of a training history to the next",
+    "history_regions": "regions of a training history",
+    "train_batch_size": "histories per update",
+}
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_config_arguments(parser, ("env", "algorithm", "model"))
+    add = parser.add_argument
+    add("--traj-dir", default="datasets", help="folder of the history file (default: %(default)s)")
+    add("--updates", type=positive, default=200, help="length of each trial's training (default: %(default)s)")
+    add("--trials", type=positive, default=20, help="in all, with those of earlier commands (default: %(default)s)")
+    add("--out", help="folder of this search (default: runs/tune-UPDATES_ENV_ALG_MODEL-CONFIG_split-SEED_seed-SEED)")
+    add_device_argument(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    if args.standard:
+        raise InputError("--standard: a plain window does not compress; leave it out")
+    args.command = shlex.join(["python", "tune.py", *(sys.argv[1:] if argv is None else argv)])
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    search = prepare_search(args)
+    make_folder(search.folder)
+    with lock(search.folder / "trials.journal"):
+        study = open_study(search)
+        try:
+            while len(tried := [trial.params for trial in study.get_trials(states=FINISHED)]) < args.trials:
+                for start in [params for params in search.starts.values() if params not in tried][:1]:
+                    study.enqueue_trial(start)
+                # A sampler of its own, so that a search that was stopped goes on as if it had not been
+                seed = search.config["train_seed"] + len(tried)
+                study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=N_FIRST)
+                study.optimize(lambda trial: run_trial(trial, search), n_trials=1)
+                tell_trial(study.trials[-1])
+        finally:
+            report(study, search)
+    return 0
+
+
+# The search ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched.
+
+    Attributes:
+        overrides: --set, and what makes a config one of memory.
+        config: the effective config that the search starts from.
+        choices: of each setting but `region_stride`.
+        starts: settings that are tried first, by their names in the table: the config's own, and the rule's.
+        n_steps: of the shortest stream.
+        tokens: per update, of the config.
+    """
+
+    args: argparse.Namespace
+    overrides: list[str]
+    config: Config
+    folder: Path
+    choices: dict[str, list[int]]
+    starts: dict[str, dict[str, int]]
+    n_steps: int
+    tokens: int
+
+
+def prepare_search(args: argparse.Namespace) -> Search:
+    """Check everything that can be wrong, before any work."""
+    overrides, config = list(args.overrides), read_config(args, args.overrides)
+    if config["context"] != "memory":
+        histories = "causal" if config["histories"] == "every" else config["histories"]
+        forced = ["use_compressed_context=true", "context=memory", f"histories={histories}"]
+        print(f"{config_paths(args)['model']} has context {config['context']}: searched is {', '.join(forced)}")
+        overrides += forced
+        config = read_config(args, overrides)
+    if not config["use_compressed_context"]:
+        raise InputError(f"{history_path(config, args.traj_dir)}: has no compress_markers, so nothing to compress")
+    path = history_path(config, args.traj_dir)
+    origin = read_origin(path, config)
+    history = read_for_pace(path, config, origin.rollout_length)
+    own = {name: config[name] for name in ("compress_interval", *CHOICES)}
+    free = {"history_regions": LEAST_REGIONS, "region_stride": MOST_STRIDE * config["total_source_timesteps"]}
+    allowed = allowed_intervals(history, config | free)  # `settings_of` chooses these two after the length
+    choices = {"compress_interval": allowed} | CHOICES
+    choices = {name: sorted({*values, own[name]}) for name, values in choices.items()}
+    if config["histories"] != "whole":
+        own["region_stride"] = min(MOST_STRIDE, config["region_stride"])
+    ruled = automatic_interval(path, config, origin) or config["rollout_length"]
+    starts = {"config's own": own}
+    if ruled in choices["compress_interval"]:
+        starts["compress_interval: auto"] = own | {"compress_interval": ruled}
+    folder = Path(args.out) if args.out else default_folder(config, args)
+    tokens = config["train_batch_size"] * history_tokens(config)
+    return Search(args, overrides, config, folder, choices, starts, int(history.task_steps.min()), tokens)
+
+
+def default_folder(config: Config, args: argparse.Namespace) -> Path:
+    usual = default_run_dir(config, config_paths(args)["model"])
+    return usual.with_name(f"tune-{args.updates}_{usual.name}")
+
+
+def history_tokens(config: Config) -> int:
+    """Tokens of one training history, those of merged summaries included."""
+    context = make_context(config).eval()
+    lengths = torch.full((1, config["history_regions"]), config["compress_interval"])
+    return context.layout(lengths).types.shape[1]
+
+
+def settings_of(params: dict[str, int], search: Search) -> dict[str, int]:
+    """Config keys of a trial: a history spans as many steps as the config's, an update has as many tokens.
+
+    Args:
+        params: the settings searched; `region_stride` counts regions where these are longer than rollouts.
+    """
+    config, interval = search.config, params["compress_interval"]
+    span = config["history_regions"] * config["compress_interval"]
+    n_regions = max(LEAST_REGIONS, round(span / interval))
+    if config["histories"] == "whole":
+        n_regions = min(n_regions, search.n_steps // interval)
+    stride = params.get("region_stride", config["region_stride"]) * max(1, interval // config["rollout_length"])
+    settings = params | {"history_regions": n_regions, "region_stride": stride}
+    tokens = history_tokens(Config(config | settings))
+    return settings | {"train_batch_size": max(1, round(search.tokens / tokens))}
+
+
+def run_trial(trial: optuna.Trial, search: Search) -> float:
+    """Train with settings that the study suggests; the mean return in context on training tasks."""
+    args = search.args
+    params = {name: trial.suggest_categorical(name, values) for name, values in search.choices.items()}
+    if search.config["histories"] != "whole":
+        params["region_stride"] = trial.suggest_int("region_stride", 1, MOST_STRIDE)
+    settings = settings_of(params, search)
+    trial.set_user_attr("settings", settings)
+    warmup = search.config["warmup_timesteps"] * args.updates // search.config["train_timesteps"]
+    settings |= {"train_timesteps": args.updates, "warmup_timesteps": warmup}
+    config = read_config(args, [*search.overrides, *as_overrides(settings)])
+    device = choose_device(args.device)
+    dataset = ADDataset(config, args.traj_dir, "train", config["n_stream"], config["train_source_timesteps"])
+    run = new_run(config, {"train": dataset}, search.folder, device, Ranks(device))
+    family, tasks = env.list_tasks(config), env.split_tasks(config)["train"]
+    measured = [family[i] for i in tasks[:: -(-len(tasks) // MOST_TASKS)]]
+    run.model.train()
+    for number in range(1, N_REPORTS + 1):
+        while run.update < args.updates * number // N_REPORTS:
+            train_step(run)
+        returns = evaluate_tasks(
+            run.model, measured, config["eval_repeats"], config["eval_episodes"], config["train_seed"],
+            show_progress=False,
+        )  # fmt: skip
+        if not returns.size:
+            raise InputError("no episode ended in the evaluation: episodes are longer than `horizon` says")
+        trial.report(float(returns.mean()), run.update)
+        if number < N_REPORTS and trial.should_prune():
+            raise optuna.TrialPruned
+    return float(returns.mean())
+
+
+def as_overrides(settings: dict[str, Any]) -> list[str]:
+    return [f"{name}={value}" for name, value in settings.items()]
+
+
+# The study ----------------------------------------------------------------------------------------
+
+
+def open_study(search: Search) -> optuna.Study:
+    """The study of the folder, new or as it was left.
+
+    Raises:
+        InputError: it was begun with other settings or histories.
+    """
+    path = search.folder / "trials.journal"
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    study = optuna.create_study(
+        storage=storage, study_name="compression", direction="maximize", load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=N_FIRST),
+    )  # fmt: skip
+    origin = read_origin(history_path(search.config, search.args.traj_dir), search.config)
+    now = dict(search.config) | {"updates": search.args.updates, "histories of": origin.created_utc}
+    then = yaml.safe_load(study.user_attrs.get("settings", "null")) or now
+    if differing := differences(then, now, sorted((set(now) | set(then)) - set(names(Decides.RUNNING)))):
+        raise InputError(f"{search.folder}: holds a search with other settings ({differing}); name another --out")
+    study.set_user_attr("settings", yaml.safe_dump(now))
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):  # of a command that was killed
+        study.tell(trial.number, state=TrialState.FAIL)
+    return study
+
+
+# Reporting ----------------------------------------------------------------------------------------
+
+
+def tell_trial(trial: FrozenTrial) -> None:
+    settings = ", ".join(f"{name} {value}" for name, value in trial.user_attrs["settings"].items())
+    print(f"trial {trial.number}: {outcome(trial)} with {settings}", flush=True)
+
+
+def outcome(trial: FrozenTrial) -> str:
+    if trial.state == TrialState.COMPLETE:
+        return f"return {trial.value:.3f}"
+    last = max(trial.intermediate_values, default=0)
+    return f"ended after {last} updates at {trial.intermediate_values.get(last, float('nan')):.3f}"
+
+
+def report(study: optuna.Study, search: Search) -> None:
+    """Print the table of trials, and write the best one's settings as a model config."""
+    finished = study.get_trials(states=FINISHED)
+    if not finished:
+        return
+    columns = list(finished[0].user_attrs["settings"])
+    print(f"\n{'trial':>5} {'outcome':<34} {' '.join(columns)} {'tokens':>7}")
+    for trial in finished:
+        settings = trial.user_attrs["settings"]
+        tokens = settings["train_batch_size"] * history_tokens(Config(search.config | settings))
+        notes = [name for name, params in search.starts.items() if params == trial.params]
+        cells = " ".join(f"{settings[name]:>{len(name)}}" for name in columns)
+        print(f"{trial.number:>5} {outcome(trial):<34} {cells} {tokens:>7} {', '.join(notes)}".rstrip())
+    complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
+    if complete:
+        best, path = max(complete, key=lambda trial: trial.value), search.folder / "model.yaml"
+        write_atomically(path, lambda temporary: temporary.write_text(model_yaml(best, len(finished), search, path)))
+        print(f"wrote {path}, trial {best.number}; train it with: {train_command(search, path)}")
+
+
+def model_yaml(trial: FrozenTrial, n_trials: int, search: Search, path: Path) -> str:
+    """A model config as text: the one that was searched from, with what a trial and the command changed."""
+    args, base = search.args, Path(config_paths(search.args)["model"])
+    base = base.resolve() if base.is_file() else ROOT / base
+    changed = [name for name in (text.partition("=")[0] for text in search.overrides) if name in KEYS["model"]]
+    values = {name: search.config[name] for name in changed} | trial.user_attrs["settings"]
+    entries = [(yaml.safe_dump({name: value}).strip(), name) for name, value in values.items()]
+    width = max(len(text) for text, _ in entries)
+    lines = [
+        f"# AD with memory: trial {trial.number} of {n_trials} of: {args.command}",
+        f"# Mean return of the first {search.config['eval_episodes']} episodes in context on training tasks, after "
+        f"{args.updates} updates: {trial.value:.3f}",
+        f"# Used by: {train_command(search, path)}",
+        f"include: {base.relative_to(ROOT) if base.is_relative_to(ROOT) else base}",
+        *(f"{text:<{width}}  # {MEANINGS.get(name, 'as the command of the search said')}" for text, name in entries),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def train_command(search: Search, path: Path) -> str:
+    """The command that trains with a model config of this search."""
+    args, words = search.args, ["python", "train.py", search.args.name]
+    for flag in ("source", "env_config", "alg_config"):
+        if (value := getattr(args, flag)) is not None:
+            words += [f"--{flag.replace('_', '-')}", value]
+    words += ["--traj-dir", args.traj_dir] if args.traj_dir != "datasets" else []
+    for text in args.overrides:
+        words += ["--set", text] if text.partition("=")[0] not in KEYS["model"] else []
+    return shlex.join([*words, "--model-config", str(path)])
+
+
+if __name__ == "__main__":
+    run_script(main)
