@@ -26,7 +26,7 @@ from history.reader import HistoryFile
 from model.context import context_class, make_context
 from model.context.base import Timeline, Windows, interval_problems
 
-MOST_TASKS = 32  # whose histories tell how fast a source learns
+MOST_TASKS = 64  # whose histories tell how fast a source learns
 
 
 def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] | None = None) -> Config:

@@ -1,5 +1,8 @@
 """The rule behind `compress_interval: auto`, on histories whose policy changes at known steps."""
 
+from types import SimpleNamespace
+
+import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import tiny_config, write_file
@@ -9,7 +12,7 @@ import train
 from checkpoints import load_checkpoint
 from dataset import effective_config
 from history.format import history_path
-from history.pace import _gaussian_divergence
+from history.pace import _gaussian_divergence, shortest_change
 
 N_STEPS, N_STREAMS = 384, 8
 CONTEXT = ["use_compressed_context=true", "context=memory", "n_summary=2"]
@@ -89,3 +92,20 @@ def test_the_divergence_of_gaussians():
     p, q = np.array([0.0, 1.0]), np.array([1.0, 4.0 + 1.0])  # N(0, 1) and N(1, 4): mean, second moment
     assert _gaussian_divergence(p, q) == pytest.approx(np.log(2) + 2 / 8 - 1 / 2)
     assert _gaussian_divergence(q, q) == 0
+
+
+def test_real_observations_and_gaussian_policies():
+    rng, n_steps = np.random.default_rng(0), 240
+    means = np.repeat(rng.normal(size=(n_steps // 24, 1)), 24, axis=0)  # a new policy every 24 steps
+    arrays = {
+        "states": rng.normal(size=(n_steps, N_STREAMS, 2)),
+        "action_means": np.repeat(means[:, None], N_STREAMS, axis=1),
+        "action_stds": np.ones((n_steps, N_STREAMS, 1)),
+    }
+    history = SimpleNamespace(
+        arrays={name: values.reshape(-1, values.shape[-1]) for name, values in arrays.items()},
+        task_steps=np.array([n_steps]), task_offset=np.array([0, n_steps]), n_streams=N_STREAMS,
+        observation_space=gym.spaces.Box(-9, 9, (2,)), action_space=gym.spaces.Box(-1, 1, (1,)),
+    )  # fmt: skip
+    assert shortest_change(history, [6, 12, 24, 48]) == 24
+    assert shortest_change(history, [6, 12]) is None
