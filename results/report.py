@@ -200,8 +200,11 @@ def ablations() -> str:
 
 
 def compare(heading: str, labels: dict[str, str], by_split: dict[str, str] | None = None) -> str:
-    """A table of those settings that were run: setting to label, on split 0, and `by_split` on splits 1 and 2."""
-    found = [(label, Scores(name)) for name, label in labels.items()]
+    """A table of those settings that were run: setting to label, on split 0, and `by_split` on splits 1 and 2.
+
+    A setting's name may be followed by " " and the name of its evaluation.
+    """
+    found = [(label, Scores(*name.split(" "))) for name, label in labels.items()]
     for split in (1, 2):
         found += [
             (f"split {split}: {label}", Scores(name, splits=(split,))) for name, label in (by_split or {}).items()
@@ -226,8 +229,15 @@ def explorers() -> str:
         "-0": "memory without summaries: carried keys alone", "-cleared": "memory, cleared at every region's end",
         "-other-task": "memory, that of another task",
     }  # fmt: skip
+    darkroom = {f"explorer{kind}": label for kind, label in kinds.items()} | {
+        "explorer-16-kept": "memory of 16 summaries", "explorer-480": "plain window of 480 steps",
+        "explorer-adaptive": "regions that end at news: predicted ends", "explorer-adaptive news": "the same, ends by the rule",
+        "explorer-adaptive random": "the same, random ends of the same mean length, 77 steps",
+        "explorer-adaptive random-45": "the same, random ends after 45 steps in the mean",
+        "explorer-adaptive fixed": "the same, regions of 80 steps",
+    }  # fmt: skip
     parts = [
-        compare("Darkroom", {f"explorer{kind}": label for kind, label in kinds.items()}, {"explorer-split": "memory"}),
+        compare("Darkroom", darkroom, {"explorer-split": "memory"}),
         compare("Dark Room Hard", {f"hard-explorer{kind}": label for kind, label in kinds.items()}),
     ]
     repeats = [
@@ -248,16 +258,22 @@ def after_first_success(scores: Scores) -> float:
 
 def bandits() -> str:
     """Regret over a life of 100 pulls, with the delay of training, 50, and with others; UCB's does not depend on it."""
-    rows, ucb = [], source("delayed_bandit")["returns"][-1]
+    rows, regrets, ucb = [], {}, source("delayed_bandit")["returns"][-1]
     for kind, label in {
-        "memory": "memory", "two-regions": "two regions of 10 steps", "window": "plain window of 40 steps",
-        "full": "full history (150 steps)",
+        "memory": "memory: 8 summaries of 2 tokens", "two-regions": "two regions of 10 steps",
+        "window": "plain window of 40 steps", "full": "full history (150 steps)",
+        **{f"memory-{n}-tokens": f"summaries of {n} token{'s' * (n > 1)}" for n in (1, 4, 8)},
+        **{f"memory-{n}-kept": f"{n} summaries" for n in (4, 16)}, "memory-0-kept": "no summaries: carried keys alone",
+        "recurrent": "recurrent: one summary of 16 tokens, rewritten by every region",
     }.items():  # fmt: skip
         found = [Scores(f"delayed-bandit-{kind}", f"delay-{delay}") for delay in DELAYS]
         if all(scores.n_seeds for scores in found):
-            regrets = [scores.optimal - scores.at(1).mean(axis=0) for scores in found]
-            rows.append([label, str(found[0].n_seeds), *[with_interval(regret[None]) for regret in regrets]])
+            regrets[kind] = [scores.optimal - scores.at(1) for scores in found]  # (seeds, tasks) each
+            rows.append([label, str(found[0].n_seeds), *map(with_interval, regrets[kind])])
             optimal = found[0].optimal.mean()
+    for kind in ("two-regions", "window"):
+        gains = [with_interval(other - ours[:1]) for ours, other in zip(regrets["memory"], regrets[kind])]
+        rows.append([f"gain of memory over {kind.replace('-', ' ')}, seed 0", "1", *gains])
     rows.append(["UCB", "", *[f"{optimal - ucb:.2f}"] * len(DELAYS)])
     return table(["regret, held-out bandits", "seeds", *[f"delay {delay}" for delay in DELAYS]], rows)
 

@@ -34,7 +34,12 @@ from scripts import DEFAULT_FAMILY, family_paths, run_script
 REFERENCES = {"compressed": "ckpt-800.pt", "explorer": "explorer-1600.pt"}  # of seed 0 on split 0
 MEMORY = "config/model/ad_dr_memory.yaml"
 ADAPTIVE = "config/model/ad_dr_adaptive.yaml"
-BOUNDARIES = {"default": (), **{kind: ("--boundaries", kind) for kind in ("fixed", "news", "random")}}
+BOUNDARIES = {
+    "default": (),
+    **{kind: ("--boundaries", kind) for kind in ("fixed", "news")},
+    "random": ("--boundaries", "random", "--set", "mean_region=77.0"),  # as long as those that end at news
+    "random-45": ("--boundaries", "random", "--set", "mean_region=45.0"),
+}
 LONG = ("--episodes", "500", "--repeats", "4")
 UNREAD = ("memory_regions=8", "varied_room=1.0")  # memory's keys go back to their defaults
 EXPLORING = {"exploring-1.0": ("--set", "exploring_temperature=1.0")}
