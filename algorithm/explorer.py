@@ -19,7 +19,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 import env
-from algorithm.knowledge import MOST_PAID, Knowledge, learn_from
+from algorithm.knowledge import Knowledge, learn_from
 from algorithm.streams import StreamLearners
 from files import InputError
 from history.format import history_path
@@ -51,7 +51,8 @@ class Explorer(StreamLearners):
                 f"{path}: not found; alg: Explorer follows policies that it holds, so collect it first, with the same "
                 f"env and an algorithm config of alg: {config['learns_from']}"
             )
-        return learn_from(path, env.split_tasks(config)["train"], **env.describe_spaces(config))
+        spaces, per_round = env.describe_spaces(config), config["rewards_per_round"]
+        return learn_from(path, env.split_tasks(config)["train"], **spaces, rewards_per_round=per_round)
 
     def policy(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The mixture is recorded; what is acted from has noise."""
@@ -76,15 +77,15 @@ class Explorer(StreamLearners):
 class Beliefs:
     """Which hypothesis is likely to be true in each stream, and which one's policy it is likely to follow.
 
-    Letters: P numbers of rewards that an episode may have brought so far.
+    Letters: P stages, of `Numbers.stages`.
 
-    evidence: (E, P, K) log-likelihood of what the stream has seen after so many rewards. intent: (E, K) that of the
+    evidence: (E, P, K) log-likelihood of what the stream has seen in each stage. intent: (E, K) that of the
     episode's actions since the last reward.
     """
 
     def __init__(self, known: Knowledge, n_streams: int):
         self.known, self.numbers, self.everyone = known, known.numbers, np.arange(n_streams)
-        self.evidence = np.zeros((n_streams, MOST_PAID + 1, len(known.policies)))
+        self.evidence = np.zeros((n_streams, known.numbers.n_stages, len(known.policies)))
         self.intent = np.zeros((n_streams, len(known.policies)))
         self.n_paid = np.zeros(n_streams, dtype=np.int64)  # rewards of the episode so far
 
@@ -92,7 +93,7 @@ class Beliefs:
         """(E, entries) observations to the mixture of the policies, (E, A)."""
         self.situations = self.numbers.situations(self.numbers.observations(states), self.n_paid)
         self.policies = self.known.policies[:, self.situations].swapaxes(0, 1)  # (E, K, A)
-        here = self.evidence[self.everyone, np.minimum(self.n_paid, MOST_PAID)]
+        here = self.evidence[self.everyone, self.numbers.stages(self.n_paid)]
         weights = ELSEWHERE * self.evidence.sum(axis=1) + (1 - ELSEWHERE) * here + self.intent
         weights = np.exp(weights - weights.max(axis=1, keepdims=True))
         return np.einsum("ek,eka->ea", weights / weights.sum(axis=1, keepdims=True), self.policies)
@@ -120,7 +121,7 @@ class Beliefs:
             np.log(known.chances[:, places].T) + np.log(np.where(terminated[:, None], ends, 1 - ends)) - 0.5 * misfit**2
         )
         gain = np.where(seen[:, None], fit, 0)
-        self.evidence[self.everyone, np.minimum(self.n_paid, MOST_PAID)] += gain
+        self.evidence[self.everyone, self.numbers.stages(self.n_paid)] += gain
         chosen = self.policies[self.everyone, :, actions]
         noise = np.maximum(noise, LEAST_NOISE)[:, None]
         self.intent += np.log((1 - noise) * chosen + noise / self.policies.shape[2])

@@ -3,7 +3,7 @@
 Read from a history file alone. For Discrete and MultiDiscrete observations and Discrete actions, which can be
 counted. A *situation* is an observation and how many steps of the episode have paid so far, up to `MOST_PAID`: on
 many tasks what to do next changes with a reward, such as a key found. A *step* is a situation, an action and the
-observation that it led to.
+observation that it led to. Where a task begins anew after some rewards (`rewards_per_round`), those of the round count.
 
 Letters in shapes: K tasks or hypotheses, X situations, A actions, U different steps, T steps per stream, E streams.
 """
@@ -29,18 +29,27 @@ NEEDED = ("states", "actions", "rewards", "next_states", "dones")
 
 
 class Numbers:
-    """Numbers for observations, situations and steps, (...) each."""
+    """Numbers for observations, situations and steps, (...) each.
 
-    def __init__(self, sizes: tuple[int, ...], n_actions: int):
+    rewards_per_round: after so many rewards a task begins anew; None is never.
+    """
+
+    def __init__(self, sizes: tuple[int, ...], n_actions: int, rewards_per_round: int | None = None):
         self.sizes, self.n_actions, self.n_observations = sizes, n_actions, int(np.prod(sizes))
-        self.n_situations = (MOST_PAID + 1) * self.n_observations
+        self.rewards_per_round = rewards_per_round
+        self.n_stages = rewards_per_round or MOST_PAID + 1
+        self.n_situations = self.n_stages * self.n_observations
+
+    def stages(self, n_paid: np.ndarray) -> np.ndarray:
+        """What of the number of rewards in the episode so far decides how the task goes on; below `n_stages`."""
+        return n_paid % self.n_stages if self.rewards_per_round else np.minimum(n_paid, MOST_PAID)
 
     def observations(self, values: np.ndarray) -> np.ndarray:
         """(..., entries) to (...)."""
         return np.ravel_multi_index(tuple(np.moveaxis(values.astype(np.int64), -1, 0)), self.sizes)
 
     def situations(self, observations: np.ndarray, n_paid: np.ndarray) -> np.ndarray:
-        return np.minimum(n_paid, MOST_PAID) * self.n_observations + observations
+        return self.stages(n_paid) * self.n_observations + observations
 
     def steps(self, situations: np.ndarray, actions: np.ndarray, reached: np.ndarray) -> np.ndarray:
         return (situations * self.n_actions + actions) * self.n_observations + reached
@@ -54,7 +63,7 @@ class Numbers:
         return steps // self.n_observations
 
     def n_paid(self, steps: np.ndarray) -> np.ndarray:
-        """Rewards of the episode before steps."""
+        """Rewards of the episode before steps, as far as `stages` tells them apart."""
         return self.pairs(steps) // self.n_actions // self.n_observations
 
     def arrivals(self, steps: np.ndarray) -> np.ndarray:
@@ -96,11 +105,14 @@ class Knowledge:
         return places, self.steps[places] == numbers
 
 
-def learn_from(path: Path, tasks: list[int], observation_space: dict, action_space: dict) -> Knowledge:
+def learn_from(
+    path: Path, tasks: list[int], observation_space: dict, action_space: dict, rewards_per_round: int | None = None
+) -> Knowledge:
     """Read what the groups `tasks` of a history file teach. Tasks on which nothing ever paid are left out.
 
     Args:
         observation_space, action_space: as `env.describe_spaces` gives them.
+        rewards_per_round: see `Numbers`.
 
     Raises:
         InputError: the spaces cannot be counted, or the file lacks something.
@@ -113,7 +125,7 @@ def learn_from(path: Path, tasks: list[int], observation_space: dict, action_spa
             f"alg: Explorer counts observations: expected at most {MOST_OBSERVATIONS} different ones, got {sizes}; "
             "use PPO or A2C here"
         )
-    numbers = Numbers(sizes, action_space["sizes"][0])
+    numbers = Numbers(sizes, action_space["sizes"][0], rewards_per_round)
     counts = _count([_read_task(path, task, numbers) for task in tasks])
     pairs = numbers.pairs(counts.steps)
     tries = _group_sums(pairs, counts.taken)

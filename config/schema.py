@@ -122,6 +122,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "vf_coef": Key(float, SOURCE, 0.5, low=0, only=ON_POLICY),
         "max_grad_norm": Key(float, SOURCE, 0.5, above=0, only=ON_POLICY),
         "learns_from": Key(str, SOURCE, "PPO", only=EXPLORER),
+        "rewards_per_round": Key(int, SOURCE, None, low=1, nullable=True, only=EXPLORER),
         "explorer_noise": Key(float, SOURCE, 0.3, low=0, high=1, only=EXPLORER),
         "n_process": Key(int, RUNNING, None, low=1, nullable=True),
     },

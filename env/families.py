@@ -20,6 +20,7 @@ from env.darkroom import (
     DarkroomPermutedVecEnv,
     DarkroomVecEnv,
 )
+from env.endless_key_to_door import EndlessKeyToDoor, EndlessKeyToDoorVecEnv
 from env.key_to_door import DarkKeyToDoor, DarkKeyToDoorVecEnv, ShowFound
 
 
@@ -54,6 +55,9 @@ FAMILIES = {
     "darkroom_hard": Family(DarkroomHard, "DarkroomHard-v0", {"goal": (0, 0)}, DarkroomHardVecEnv),
     "dark_key_to_door": Family(
         DarkKeyToDoor, "DarkKeyToDoor-v0", {"key": (0, 0), "door": (8, 8)}, DarkKeyToDoorVecEnv, ShowFound
+    ),
+    "endless_key_to_door": Family(
+        EndlessKeyToDoor, "EndlessKeyToDoor-v0", {"key": (0, 0), "door": (8, 8)}, EndlessKeyToDoorVecEnv, ShowFound
     ),
 }
 for _family in FAMILIES.values():

@@ -25,6 +25,8 @@ class DarkKeyToDoor(GridTask):
     paper starts them at random cells.
     """
 
+    n_stages = 3  # of an episode: nothing is found, the key, the door too
+
     def __init__(self, key: Cell, door: Cell, grid_size: int = 9, horizon: int = 50, render_mode: str | None = None):
         super().__init__(grid_size, horizon, render_mode=render_mode)
         self.key, self.door = self.as_cell("key", key), self.as_cell("door", door)
@@ -50,7 +52,7 @@ class DarkKeyToDoor(GridTask):
     def arrive(self):
         sought = (self.key, self.door, None)[self.n_found]
         found = tuple(self.cell) == sought
-        self.n_found += found
+        self.n_found = (self.n_found + found) % self.n_stages
         return float(found), False
 
     def marks(self):
@@ -74,7 +76,7 @@ class DarkKeyToDoorVecEnv(GridVecEnv):
     def arrive(self):
         sought = np.where(self.n_found[:, None] == 0, self.keys, self.doors)
         found = (self.cells == sought).all(axis=1) & (self.n_found < 2)
-        self.n_found = self.n_found + found
+        self.n_found = (self.n_found + found) % self.task_class.n_stages
         return found.astype(np.float32), np.zeros_like(found)
 
     def scalar(self, i):
@@ -86,15 +88,15 @@ class DarkKeyToDoorVecEnv(GridVecEnv):
 class ShowFound(VecEnvWrapper):
     """For the source alone: it sees another grid once the key is found, and another one behind the door.
 
-    Its observation is the cell plus `grid_size` times what has been found in the episode, 0 to 2, in both
+    Its observation is the cell plus `grid_size` times what has been found in the episode, `n_found`, in both
     entries. PPO's policy has no memory: seeing the cell alone, it stayed at the key in all trials, as it also did
     with the number found as a third entry, for then what it learns on the way to the key leads it on the way back
     too. It is told nothing that the episode's rewards have not told; the model, which sees these, does without.
     """
 
     def __init__(self, venv: DarkKeyToDoorVecEnv):
-        self.grid_size = venv.grid_size
-        super().__init__(venv, gym.spaces.MultiDiscrete([3 * venv.grid_size] * 2))
+        self.grid_size, self.n_stages = venv.grid_size, venv.task_class.n_stages
+        super().__init__(venv, gym.spaces.MultiDiscrete([self.n_stages * venv.grid_size] * 2))
 
     def reset(self):
         return self.venv.reset()  # nothing is found yet
@@ -103,7 +105,7 @@ class ShowFound(VecEnvWrapper):
         before = self.venv.n_found
         cells, rewards, ended, infos = self.venv.step_wait()
         for i in np.flatnonzero(ended):
-            n_found = before[i] + int(rewards[i])
+            n_found = (before[i] + int(rewards[i])) % self.n_stages
             infos[i]["terminal_observation"] = infos[i]["terminal_observation"] + self.grid_size * n_found
         return cells + self.grid_size * self.venv.n_found[:, None], rewards, ended, infos
 
