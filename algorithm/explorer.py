@@ -93,8 +93,9 @@ class Beliefs:
         """(E, entries) observations to the mixture of the policies, (E, A)."""
         self.situations = self.numbers.situations(self.numbers.observations(states), self.n_paid)
         self.policies = self.known.policies[:, self.situations].swapaxes(0, 1)  # (E, K, A)
-        here = self.evidence[self.everyone, self.numbers.stages(self.n_paid)]
-        weights = ELSEWHERE * self.evidence.sum(axis=1) + (1 - ELSEWHERE) * here + self.intent
+        stages = self.numbers.stages(self.n_paid)
+        here, prior = self.evidence[self.everyone, stages], self.known.prior[:, stages].T
+        weights = ELSEWHERE * self.evidence.sum(axis=1) + (1 - ELSEWHERE) * here + self.intent + prior
         weights = np.exp(weights - weights.max(axis=1, keepdims=True))
         return np.einsum("ek,eka->ea", weights / weights.sum(axis=1, keepdims=True), self.policies)
 

@@ -5,7 +5,7 @@ counted. A *situation* is an observation and how many steps of the episode have 
 many tasks what to do next changes with a reward, such as a key found. A *step* is a situation, an action and the
 observation that it led to. Where a task begins anew after some rewards (`rewards_per_round`), those of the round count.
 
-Letters in shapes: K tasks or hypotheses, X situations, A actions, U different steps, T steps per stream, E streams.
+Letters in shapes: K tasks or hypotheses, X situations, P stages, A actions, U different steps, T steps per stream, E streams.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Knowledge:
 
     steps: (U,) numbers of all steps that were ever taken, ascending. chances: (K, U) how probable the step's outcome
     is. rewards: (K, U) what it pays in the mean; noise: their deviation from that. ends: (K, U) the chance that it ends the
-    episode. policies: (K, X, A) best ways to act.
+    episode. policies: (K, X, A) best ways to act. prior: (K, P) log-weight by the stage, 0 or -inf.
     """
 
     numbers: Numbers
@@ -98,6 +98,7 @@ class Knowledge:
     noise: float
     ends: np.ndarray
     policies: np.ndarray
+    prior: np.ndarray
 
     def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(E,) numbers of steps to their places in `steps`, and whether they are there."""
@@ -135,12 +136,13 @@ def learn_from(
     usual_ends = _task_mean(counts.ends, counts.taken)
     ends = (counts.ends + PRIOR_STEPS * usual_ends) / (counts.taken + PRIOR_STEPS)
     paid = (counts.rewards != 0).any(axis=1)
-    more = _imagined_rewards(counts, numbers)
+    more, prior = _imagined_rewards(counts, numbers)
+    prior = np.concatenate([np.zeros((paid.sum(), numbers.n_stages)), prior])
     rewards = np.concatenate([rewards[paid], more])
     chances = np.concatenate([chances[paid], np.broadcast_to(usual, more.shape)])
     ends = np.concatenate([ends[paid], np.broadcast_to(usual_ends, more.shape)])
     policies = plan(numbers, counts.steps, chances, rewards, ends)
-    return Knowledge(numbers, counts.steps, chances, rewards, noise, ends, policies)
+    return Knowledge(numbers, counts.steps, chances, rewards, noise, ends, policies, prior)
 
 
 def _read_task(path: Path, task: int, numbers: Numbers) -> tuple[np.ndarray, ...]:
@@ -215,14 +217,24 @@ def _expected_rewards(counts: Counts, numbers: Numbers) -> tuple[np.ndarray, flo
     return (counts.rewards + PRIOR_STEPS * usual) / (counts.taken + PRIOR_STEPS), noise
 
 
-def _imagined_rewards(counts: Counts, numbers: Numbers) -> np.ndarray:
-    """(more, U) what steps pay if the task is none of the known ones: for each place at which none of them pays, that it
-    pays there what it usually does. So no place is beyond suspicion.
+def _imagined_rewards(counts: Counts, numbers: Numbers) -> tuple[np.ndarray, np.ndarray]:
+    """(more, U) what steps pay if the task is none of the known ones, and (more, P) `prior`. So no place is beyond suspicion.
+
+    For each place at which no task pays, that it pays there what it usually does. For each at which tasks pay, but never
+    in a stage in which they pay elsewhere, that it pays there in this stage: a cell that was a key, and never a door.
+    Of other stages such a hypothesis says nothing, so it is not followed there.
     """
-    places, rewarded = numbers.places(counts.steps), (counts.rewards != 0).any(axis=0)
-    suspects = np.setdiff1d(places, places[rewarded])
+    places, arrivals, stages = (of(counts.steps) for of in (numbers.places, numbers.arrivals, numbers.n_paid))
+    rewarded = (counts.rewards != 0).any(axis=0)
+    may_pay = np.isin(places, places[rewarded]) & np.isin(stages, stages[rewarded])
+    everywhere = np.setdiff1d(places, places[rewarded])
+    in_a_stage = np.setdiff1d(arrivals[may_pay], arrivals[rewarded])
     usual = np.median((counts.rewards / np.maximum(counts.taken, 1))[counts.rewards != 0]) if rewarded.any() else 1.0
-    return usual * (places == suspects[:, None])
+    pays = np.concatenate([places == everywhere[:, None], arrivals == in_a_stage[:, None]])
+    prior = np.zeros((len(pays), numbers.n_stages))
+    own = in_a_stage[:, None] // numbers.n_observations
+    prior[len(everywhere) :] = np.where(np.arange(numbers.n_stages) == own, 0, -np.inf)
+    return usual * pays, prior
 
 
 def plan(numbers: Numbers, steps: np.ndarray, chances: np.ndarray, rewards: np.ndarray, ends: np.ndarray) -> np.ndarray:

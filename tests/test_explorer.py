@@ -66,7 +66,7 @@ def one_cell(policies: np.ndarray, rewards: np.ndarray) -> Knowledge:
     steps = np.arange(policies.shape[1])
     everywhere = np.repeat(policies[:, None], numbers.n_situations, axis=1).astype(np.float32)
     ones = np.ones((K, len(steps)))
-    return Knowledge(numbers, steps, ones, rewards, 0.1, ones / 2, everywhere)
+    return Knowledge(numbers, steps, ones, rewards, 0.1, ones / 2, everywhere, np.zeros((K, 3)))
 
 
 def test_beliefs_rule_out_keep_and_know_what_they_do():
