@@ -60,6 +60,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--episodes", type=positive, default=EPISODES, help="episodes per task and repeat (default: %(default)s)")
     add("--repeats", type=positive, default=REPEATS, help="independent repeats per task (default: %(default)s)")
+    add("--span", type=positive, help="count returns per so many steps of long episodes (default: per episode)")
     add("--temperature", type=float, help="of the actions; 0 takes the most probable (default: the checkpoint's)")
     add("--boundaries", choices=ALL_KEYS["boundaries"].choices, help="where regions end (default: the checkpoint's)")
     add("--seed", type=seed_number, default=0, help="of action sampling and environments (default: %(default)s)")
@@ -75,7 +76,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 @dataclass
 class Results:
-    """An evaluation: (tasks, repeats, episodes) returns of `tasks`, whose numbers are `indices`."""
+    """An evaluation: (tasks, repeats, episodes) returns of `tasks`, whose numbers are `indices`.
+
+    Where returns are counted per span of steps, a span takes an episode's place.
+    """
 
     indices: list[int]
     tasks: list[dict]
@@ -100,6 +104,9 @@ def main(argv: list[str] | None = None) -> int:
     tasks = [family[i] for i in indices]
     if args.render:
         check_renders(config, tasks[0])
+    longest = env.max_episode_steps(config)
+    if args.span and args.span > longest:
+        raise InputError(f"--span {args.span}: expected at most {longest}, the steps of a whole episode")
     out = Path(args.out) if args.out else path.parent / default_name(args, checkpoint["update"], overrides)
     ranks = Ranks(model.device)
     ranks.first_does(lambda: make_folder(out.parent))
@@ -108,16 +115,16 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if not returns.shape[-1]:
         raise InputError(
-            f"no episode ended within {env.max_episode_steps(config)} steps, the longest one by the env or `horizon`; "
+            f"no episode ended within {longest} steps, the longest one by the env or `horizon`; "
             "raise it with --set horizon=N"
         )
     settings = {
         "checkpoint": str(path), "update": checkpoint["update"], "mode": args.mode, "repeats": args.repeats,
-        "seed": args.seed, "config": config,
+        "seed": args.seed, "span": args.span, "config": config,
     }  # fmt: skip
     best = [env.optimal_return(config, task) for task in tasks]
-    optimal = np.array([np.nan if value is None else value for value in best])
-    results = Results(indices, tasks, returns, optimal, evaluate_random(config, tasks, args.seed), settings)
+    optimal = np.array([np.nan if value is None else value for value in best]) * (args.span or longest) / longest
+    results = Results(indices, tasks, returns, optimal, evaluate_random(config, tasks, args.seed, args.span), settings)
     print_results(results, path, args.episodes, trained_config)
     write_results(results, out, args.traj_dir)
     if args.render:
@@ -135,7 +142,7 @@ def chosen_overrides(args: argparse.Namespace) -> list[str]:
 
 def default_name(args: argparse.Namespace, update: int, overrides: list[str]) -> str:
     """A name for the result files that tells this evaluation from others of the run."""
-    usual = {"episodes": EPISODES, "repeats": REPEATS, "seed": 0}
+    usual = {"episodes": EPISODES, "repeats": REPEATS, "seed": 0, "span": None}
     changes = [f"{name}={getattr(args, name)}" for name, default in usual.items() if getattr(args, name) != default]
     parts = [f"eval-{args.mode}-{update}", *overrides, *changes]
     return "_".join("".join(c if c.isalnum() or c in "-._" else "-" for c in part) for part in parts)
@@ -175,7 +182,7 @@ def evaluate_shared(model, tasks: list[dict], args: argparse.Namespace, ranks: R
     first, stop = bounds[ranks.rank : ranks.rank + 2]
     share = evaluate_tasks(
         model, tasks[first:stop], args.repeats, args.episodes, args.seed, first * args.repeats, args.envs_at_once,
-        show_progress=ranks.is_first,
+        show_progress=ranks.is_first, span=args.span,
     )  # fmt: skip
     shares = [share for share in ranks.gather(share) if len(share)]
     ranks.leave()
@@ -193,6 +200,7 @@ def evaluate_tasks(
     envs_at_once: int = ENVS_AT_ONCE,
     stop: Callable[[], bool] | None = None,
     show_progress: bool = True,
+    span: int | None = None,
 ) -> np.ndarray:
     """Returns of in-context episodes; the same ones, whatever `envs_at_once` is.
 
@@ -201,9 +209,10 @@ def evaluate_tasks(
         first_env: number of the first environment; each has random numbers of its own.
         envs_at_once: how many are stepped together.
         stop: asked after every step; True ends the evaluation at once.
+        span: count per so many steps, not per episode.
 
     Returns:
-        (tasks, repeats, episodes), of as many episodes as all have finished.
+        (tasks, repeats, episodes or spans), of as many as all have finished.
     """
     config, runs = model.config, [task for task in tasks for _ in range(repeats)]
     if not runs:
@@ -222,7 +231,7 @@ def evaluate_tasks(
                 on_step=bar.update,
             )  # fmt: skip
             vec_env.close()
-            returns.append(record["returns"][:, :episodes])
+            returns.append(counted_returns(record, episodes, span))
             if stop and stop():
                 break
     n_episodes = min(part.shape[1] for part in returns)
@@ -231,14 +240,24 @@ def evaluate_tasks(
     return together[: n_tasks * repeats].reshape(n_tasks, repeats, n_episodes)
 
 
-def evaluate_random(config: dict, tasks: list[dict], seed: int) -> np.ndarray:
-    """(tasks, episodes) returns of a policy that acts at random."""
+def counted_returns(record: dict[str, np.ndarray], episodes: int, span: int | None) -> np.ndarray:
+    """(N, at most `episodes`) returns of what `run_actor` gives, or (N, spans)."""
+    if span is None:
+        return record["returns"][:, :episodes]
+    rewards = record["rewards"]
+    n_spans = len(rewards) // span
+    return rewards[: n_spans * span].reshape(n_spans, span, -1).sum(axis=1).T
+
+
+def evaluate_random(config: dict, tasks: list[dict], seed: int, span: int | None = None) -> np.ndarray:
+    """(tasks, episodes or spans) returns of a policy that acts at random."""
+    episodes = 1 if span else N_RANDOM_EPISODES  # of long ones, one tells enough
     vec_env = env.make_vec_env(config, tasks)
     vec_env.seed(seed)
     actor = RandomActor(vec_env.action_space, len(tasks), seed)
-    record = run_actor(actor, vec_env, N_RANDOM_EPISODES * env.max_episode_steps(config), N_RANDOM_EPISODES)
+    record = run_actor(actor, vec_env, episodes * env.max_episode_steps(config), episodes)
     vec_env.close()
-    return record["returns"][:, :N_RANDOM_EPISODES]
+    return counted_returns(record, episodes, span)
 
 
 # Reporting ----------------------------------------------------------------------------------------
@@ -246,8 +265,10 @@ def evaluate_random(config: dict, tasks: list[dict], seed: int) -> np.ndarray:
 
 def print_results(results: Results, path: Path, episodes: int, trained_config: dict) -> None:
     """What was evaluated, notes on it, and the table."""
-    config, returns = results.settings["config"], results.returns
-    if returns.shape[-1] < episodes:
+    config, returns, span = results.settings["config"], results.returns, results.settings["span"]
+    if span:
+        print(f"returns are per span of {span} steps")
+    elif returns.shape[-1] < episodes:
         print(
             f"note: {returns.shape[-1]} of {episodes} episodes ended within the longest time that the env or "
             "`horizon` allows; --set horizon=N allows more"
@@ -267,17 +288,17 @@ def mode_name(config: dict) -> str:
 
 
 def print_table(results: Results, labels: list[str]) -> None:
-    """One line per task and one for the mean; first and last stand for a tenth of the episodes, at most 10.
+    """One line per task and one for the mean; first and last stand for a tenth of the episodes or spans, at most 10.
 
     Args:
         labels: a heading, then one per task, as `env.task_labels` gives them.
     """
-    returns, optimal = results.returns, results.optimal
+    returns, optimal, unit = results.returns, results.optimal, "spans" if results.settings["span"] else "episodes"
     width, (heading, *labels) = max(10, *map(len, labels)), labels
     n = min(10, max(1, returns.shape[-1] // 10))
     first, last = returns[..., :n].mean(axis=-1), returns[..., -n:].mean(axis=-1)  # (tasks, repeats)
-    spans = f"episodes 1-{n}", f"episodes {returns.shape[-1] - n + 1}-{returns.shape[-1]}"
-    print(f"{'task':>6} {heading:>{width}} {spans[0]:>16} {spans[1]:>18} {'optimal':>8} {'share':>6}")
+    heads = f"{unit} 1-{n}", f"{unit} {returns.shape[-1] - n + 1}-{returns.shape[-1]}"
+    print(f"{'task':>6} {heading:>{width}} {heads[0]:>16} {heads[1]:>18} {'optimal':>8} {'share':>6}")
 
     def line(task: object, label: str, first: float, last: float, best: float) -> None:
         best, share = (f"{best:.2f}", f"{last / best:.2f}") if best > 0 else ("-", "-")
@@ -286,7 +307,7 @@ def print_table(results: Results, labels: list[str]) -> None:
     for row, (index, label) in enumerate(zip(results.indices, labels)):
         line(index, label, first[row].mean(), last[row].mean(), optimal[row])
     line("mean", "", first.mean(), last.mean(), optimal.mean())
-    tell_mean(f"mean return over the last {n} episodes", last, 2)
+    tell_mean(f"mean return over the last {n} {unit}", last, 2)
     if (optimal > 0).all():
         tell_mean("mean share of each task's optimum", last / optimal[:, None], 3)
     print(f"random policy: {results.random_returns.mean():.2f}")
@@ -303,7 +324,7 @@ def tell_mean(name: str, values: np.ndarray, digits: int) -> None:
 
 
 def write_results(results: Results, out: Path, traj_dir: str) -> None:
-    """Write OUT.npz: returns (task, repeat, episode), task indices, optima, random returns, and settings as YAML; and OUT.png."""
+    """Write OUT.npz: returns (task, repeat, episode or span), task indices, optima, random returns, and settings as YAML; and OUT.png."""
     config, optimal = results.settings["config"], results.optimal
     arrays = {
         "returns": results.returns.astype(np.float32), "tasks": np.array(results.indices), "optimal": optimal,
@@ -318,14 +339,16 @@ def write_results(results: Results, out: Path, traj_dir: str) -> None:
     levels = {"random policy": float(results.random_returns.mean())}
     if not np.isnan(optimal).any():
         levels["optimum"] = float(optimal.mean())
-    source, histories = None, history_path(config, traj_dir)
-    if histories.is_file():
+    source, histories, span = None, history_path(config, traj_dir), results.settings["span"]
+    if histories.is_file() and not span:
         try:
             source = source_curve(histories, results.indices, config)
         except InputError as error:
             print(f"note: no curve of the source: {error}")
     title = f"{config['env']}, {len(results.indices)} tasks ({results.settings['mode']}), update {results.settings['update']}"
     figure = plot_returns({f"AD, {mode_name(config)} context": results.returns}, levels, source, title)
+    if span:
+        figure.axes[0].set_xlabel(f"span of {span} steps in context")
     save_figure(figure, out.with_name(out.name + ".png"))
     print(f"wrote {out}.npz and {out}.png")
 

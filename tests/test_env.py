@@ -14,6 +14,7 @@ import env
 from config.loading import load_config
 from env.cartpole import CartPoleTask
 from env.darkroom import Darkroom, DarkroomPermuted, DarkroomVecEnv
+from env.endless_key_to_door import EndlessKeyToDoor
 from env.grid import FLOOR, MARKS
 from env.key_to_door import DarkKeyToDoor
 from files import InputError
@@ -74,6 +75,7 @@ FAMILIES = {
     "darkroom_permuted": family("darkroom_permuted", grid_size=3, horizon=9, n_tasks=20),
     "darkroom_hard": family("darkroom_hard", grid_size=3, horizon=9),
     "dark_key_to_door": family("dark_key_to_door", grid_size=3, horizon=12, n_tasks=40),
+    "endless_key_to_door": family("endless_key_to_door", grid_size=3, horizon=30, n_tasks=40),
 }
 
 
@@ -113,7 +115,7 @@ def test_batched_equals_scalar(name):
 
 
 def best_return(task) -> float:
-    """Return of going the shortest way to each of the task's cells in turn, then staying."""
+    """Return of going the shortest way to each of the task's cells in turn; to the last one, or round and round."""
     total, ended, cell = 0.0, False, task.reset()[0]
     targets = [task.key, task.door] if hasattr(task, "key") else [task.goal]
     actions = {tuple(move): action for action, move in enumerate(task.moves)}
@@ -122,7 +124,8 @@ def best_return(task) -> float:
         cell, reward, terminated, truncated, _ = task.step(actions[(row, 0) if row else (0, column)])
         total, ended = total + reward, terminated or truncated
         if len(targets) > 1 and total > n_found:
-            targets.pop(0)
+            found = targets.pop(0)
+            targets += [found] * isinstance(task, EndlessKeyToDoor)
     return total
 
 
@@ -130,7 +133,7 @@ def best_return(task) -> float:
     ("name", "mean"),
     [
         ("darkroom", 16.54), ("darkroom_large", 43.53), ("darkroom_permuted", 35), ("darkroom_hard", 1),
-        ("dark_key_to_door", 2),
+        ("dark_key_to_door", 2), ("endless_key_to_door", 127.52),
     ],
 )  # fmt: skip
 def test_the_shortest_way_earns_the_optimal_return(name, mean):
@@ -154,6 +157,7 @@ def test_the_families_tasks():
     pairs = [(task["key"], task["door"]) for task in env.list_tasks(family("dark_key_to_door"))]
     assert len(set(pairs)) == len(pairs) == 300
     assert len(env.list_tasks(family("dark_key_to_door", n_tasks=None))) == 6561
+    assert len(env.list_tasks(family("endless_key_to_door", n_tasks=None))) == 6480  # key and door differ
 
 
 def test_a_sample_of_tasks_depends_on_its_seed_alone():
@@ -173,6 +177,29 @@ def test_the_door_needs_the_key_and_each_pays_once():
     same.reset()
     assert [same.step(4)[1] for _ in range(3)] == [1, 1, 0] and same.optimal_return == 2
     assert same.reset()[0].tolist() == [4, 4] and same.step(4)[1] == 1
+
+
+def test_key_and_door_again_and_again():
+    """From the centre two steps to the key, then one to the door, one back, ...; and after a reset from the start."""
+    task = EndlessKeyToDoor(key=(4, 6), door=(4, 5), horizon=7)
+    for _ in range(2):
+        task.reset()
+        rewards = [task.step(action)[1] for action in (2, 2, 3, 4, 2, 3, 2)]
+        assert rewards == [0, 1, 1, 0, 1, 1, 1]  # the door is passed without the key; staying at it pays nothing
+    assert task.optimal_return == 6  # steps 2, 3, 4, 5, 6 and 7
+    assert EndlessKeyToDoor(key=(0, 0), door=(0, 3), horizon=8).optimal_return == 1
+    assert EndlessKeyToDoor(key=(0, 0), door=(0, 3), horizon=7).optimal_return == 0
+    with pytest.raises(ValueError, match="one cell"):
+        EndlessKeyToDoor(key=(1, 1), door=(1, 1))
+
+
+def test_the_source_sees_what_is_sought_when_it_goes_on():
+    """Behind the door it sees the first grid again, at an episode's end too."""
+    tasks = [{"key": (2, 3), "door": (2, 2), "grid_size": 5, "horizon": 2}]
+    source = env.make_source_env(family("endless_key_to_door", horizon=2, grid_size=5), tasks)
+    source.reset()
+    assert source.observation_space.nvec.tolist() == [10, 10] and source.step(np.array([2]))[0].tolist() == [[7, 8]]
+    assert source.step(np.array([3]))[3][0]["terminal_observation"].tolist() == [2, 2]
 
 
 def test_the_source_sees_what_was_found_and_histories_do_not():

@@ -136,6 +136,16 @@ def test_evaluation_stops_when_every_environment_has_enough_episodes():
     assert evaluate.evaluate_tasks(model, env.list_tasks(config), 2, 3, seed=0).shape == (3, 2, 3)
 
 
+def test_returns_per_span_of_steps():
+    record = {"rewards": np.arange(14).reshape(7, 2), "returns": np.ones((2, 5))}
+    assert evaluate.counted_returns(record, 3, span=3).tolist() == [[6, 24], [9, 27]]  # the seventh step is of no span
+    assert evaluate.counted_returns(record, 3, span=None).shape == (2, 3)
+    config = tiny_config(*COUNT)
+    np.testing.assert_array_equal(
+        evaluate.evaluate_random(config, env.list_tasks(config), seed=0, span=4), np.ones((3, 2)) * 4
+    )
+
+
 def test_stopping_early_changes_nothing_before():
     model = random_model()
     vec_env = env.make_vec_env(model.config, env.list_tasks(model.config))

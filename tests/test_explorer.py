@@ -69,6 +69,43 @@ def one_cell(policies: np.ndarray, rewards: np.ndarray) -> Knowledge:
     return Knowledge(numbers, steps, ones, rewards, 0.1, ones / 2, everywhere, np.zeros((K, 3)))
 
 
+def test_a_task_that_begins_anew_after_some_rewards():
+    """Three rewards are one after two; without rounds they are as many as two."""
+    n_paid, cells = np.arange(5), np.zeros(5, dtype=np.int64)
+    assert Numbers((4,), 2, rewards_per_round=2).situations(cells, n_paid).tolist() == [0, 4, 0, 4, 0]
+    assert Numbers((4,), 2).situations(cells, n_paid).tolist() == [0, 4, 8, 8, 8]
+
+
+def test_a_cell_that_was_a_key_may_be_a_door(tmp_path):
+    """Three cells in a row; the left one is the only known key, the right one the only known door. The middle one never
+    paid: it may be either. The left one may be a door too, and the right one a key; these say nothing of the other stage.
+    """
+    path = history(
+        tmp_path,
+        states=[1, 0, 0, 1, 2, 2],
+        actions=[0, 0, 1, 1, 1, 0],
+        rewards=[1, 0, 0, 1, 0, 0],
+        reached=[0, 0, 1, 2, 2, 1],
+    )
+    spaces = {"kind": "discrete", "sizes": [3]}, {"kind": "discrete", "sizes": [2]}
+    known = learn_from(path, [0], *spaces, rewards_per_round=2)
+    arrivals = known.numbers.arrivals(known.steps)  # cell + 3 with the key
+    assert [np.unique(arrivals[row > 0.5]).tolist() for row in known.rewards] == [[0, 5], [1, 4], [2], [3]]
+    assert np.isfinite(known.prior).tolist() == [[True, True], [True, True], [True, False], [False, True]]
+
+
+def history(folder, **values):
+    """A file of one task and one stream of one episode."""
+    path = folder / "history.hdf5"
+    with h5py.File(path, "w") as file:
+        for name in ("states", "reached"):
+            file[f"0/{name.replace('reached', 'next_states')}"] = np.array(values[name])[:, None, None]
+        for name in ("actions", "rewards"):
+            file[f"0/{name}"] = np.array(values[name])[:, None]
+        file["0/dones"] = np.array(values["rewards"])[:, None] < 0
+    return path
+
+
 def test_beliefs_rule_out_keep_and_know_what_they_do():
     """Three tasks with an action each that pays there; the second policy takes its action half of the time."""
     policies = np.array([[1, 0, 0], [0, 0.5, 0.5], [0, 0, 1]])
