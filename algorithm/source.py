@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+import env
 from config.schema import Key
 from history.format import REQUIRED_FIELDS, soft_target_names
 from history.markers import find_regions, mark_regions
@@ -94,8 +95,8 @@ class Recorder:
             states, actions: (E, ...), the observation and the action that was taken from it.
             rewards, dones: (E,), True where an episode ended after the step.
             next_states: (E, ...), what the step led to: `reached_observations`.
-            policy: what the actions were drawn from, (E, A) each: `action_probs` for discrete actions, else
-                `action_means` and `action_stds`. Given at every step, or at none.
+            policy: what the actions were drawn from, (E, A) each: `action_means` and `action_stds` for real-valued
+                actions, else `action_probs`, of several entries side by side. Given at every step, or at none.
 
         Raises:
             ValueError: the step lies in no region.
@@ -122,6 +123,8 @@ class Recorder:
                 history[name] = recorded(history[name])
             flat = history[name].reshape(*history[name].shape[:2], -1)
             history[name] = flat.astype(smallest_dtype(self.vec_env.observation_space))
+        if history["actions"].ndim > 2:
+            history["actions"] = history["actions"].reshape(*history["actions"].shape[:2], -1)
         history["actions"] = history["actions"].astype(smallest_dtype(self.vec_env.action_space))
         history["rewards"] = history["rewards"].astype(np.float32)
         history["dones"] = history["dones"].astype(bool)
@@ -149,12 +152,10 @@ def check_history(history: dict[str, np.ndarray], action_space: gym.Space, regio
 
 
 def smallest_dtype(space: gym.Space) -> np.dtype:
-    """The smallest type that holds every value of a space: integers by their bounds, floats as float32."""
-    if isinstance(space, gym.spaces.Discrete):
-        return np.min_scalar_type(int(space.n) - 1)
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        return np.min_scalar_type(int(space.nvec.max()) - 1)
-    return np.dtype(np.float32)
+    """The smallest type that holds every value of a space: integers by their bounds, a Box of them as it is, else float32."""
+    if (sizes := env.entry_sizes(space)) is not None:
+        return np.min_scalar_type(int(sizes.max()) - 1)
+    return space.dtype if space.dtype.kind in "iu" else np.dtype(np.float32)
 
 
 def reached_observations(observations: np.ndarray, dones: np.ndarray, infos: list[dict]) -> np.ndarray:

@@ -5,10 +5,11 @@ Letters in shapes: T environment steps per stream, E streams, A actions or actio
 
 from __future__ import annotations
 
-import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
+from torch import Tensor
+from torch.distributions import Bernoulli, Categorical, Normal
 
 from algorithm.source import Recorder, reached_observations
 from history.markers import INSIDE, REGION_END, REGION_START, find_regions, mark_regions  # noqa: F401, the marker rule's usual place
@@ -65,21 +66,29 @@ class HistoryLoggerCallback(BaseCallback):
     def _rollout_policy(self) -> dict[str, np.ndarray]:
         """The distributions of the policy that collected this rollout, (n_steps, E, A) arrays.
 
-        For discrete actions `action_probs`; else `action_means` and `action_stds` of its diagonal Gaussian,
-        from which actions are drawn before they are clipped to the action space. The policy does not change
-        before the rollout ends, so one pass over all states gives them.
+        The policy does not change before the rollout ends, so one pass over all states gives them.
         """
         start, _ = self.recorder.regions[-1]
         states = np.stack(self.recorder.steps["states"][start:])  # (n_steps, E, dim)
         with torch.no_grad():
             flat = torch.as_tensor(states.reshape(-1, *self.model.observation_space.shape))
-            policy = self.model.policy.get_distribution(flat).distribution
-        if isinstance(self.model.action_space, gym.spaces.Discrete):
-            arrays = {"action_probs": policy.probs.numpy()}
-        else:  # float32: float16 cannot hold any scale of action
-            arrays = {"action_means": policy.mean.numpy(), "action_stds": policy.stddev.numpy()}
-        return {name: values.reshape(*states.shape[:2], -1) for name, values in arrays.items()}
+            arrays = policy_arrays(self.model.policy.get_distribution(flat).distribution)
+        return {name: values.numpy().reshape(*states.shape[:2], -1) for name, values in arrays.items()}
 
     def history(self) -> dict[str, np.ndarray]:
         """All that was recorded, as arrays (T, E, ...) with `compress_markers` (T,)."""
         return self.recorder.history()
+
+
+def policy_arrays(policy: Categorical | list[Categorical] | Bernoulli | Normal) -> dict[str, Tensor]:
+    """What histories hold of SB3's distribution of M actions, (M, A) each.
+
+    A diagonal Gaussian's `action_means` and `action_stds`, from which actions are drawn before they are clipped to the
+    action space; else `action_probs`, those of several entries side by side, and of a binary one those of 0 and of 1.
+    """
+    if isinstance(policy, Normal):
+        return {"action_means": policy.mean, "action_stds": policy.stddev}
+    if isinstance(policy, Bernoulli):
+        return {"action_probs": torch.stack([1 - policy.probs, policy.probs], dim=-1).flatten(1)}
+    entries = policy if isinstance(policy, list) else [policy]
+    return {"action_probs": torch.cat([entry.probs for entry in entries], dim=-1)}

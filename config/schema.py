@@ -96,6 +96,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "grid_size": Key(int, SOURCE, 9, low=2),
         "horizon": Key(int, TASKS, None, low=1, nullable=True),
         "env_kwargs": Key(dict, TASKS, {}),
+        "wrappers": Key(list, SOURCE, []),
         "task_kwargs": Key(list, TASKS, []),
         "task_ranges": Key(dict, TASKS, {}),
         "n_tasks": Key(int, TASKS, None, low=1, nullable=True),

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 import warnings
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import is_image_space
 
 from config.schema import KEYS
 from env.families import FAMILIES, list_tasks, whole_family
-from env.making import find_spec, make_env, own_limit
+from env.making import entry_sizes, find_spec, make_env, own_limit, split_wrapper
 from files import describe_foreign_error
+from utils import find_class
 
-SUPPORTED = {"observation": (Discrete, MultiDiscrete, Box), "action": (Discrete, Box)}
+SUPPORTED = (Discrete, MultiDiscrete, MultiBinary, Box)
+FLATTEN = '{wrapper: "gymnasium.wrappers:FlattenObservation"}'
 PROBE_STEPS = 5  # of each task
 MOST_PROBE_STEPS = 2_000  # of all tasks; but at least one of each
 
@@ -29,7 +32,9 @@ def config_problems(config: dict) -> list[str]:
     """
     if any(name not in config or key.problem(config[name]) for name, key in KEYS["env"].items()):
         return []
-    return _name_problems(config["env"]) or _task_problems(config) or _made_problems(config)
+    return (
+        _name_problems(config["env"]) or [*_wrapper_problems(config), *_task_problems(config)] or _made_problems(config)
+    )
 
 
 def _tasks_to_make(config: dict) -> list[tuple[str, dict]]:
@@ -59,6 +64,30 @@ def _nearest(name: str) -> str:
         return f"; there is {' and '.join(module + colon + other for other in versions)}"
     close = difflib.get_close_matches(env_id, [*FAMILIES, *gym.registry], n=3)
     return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _wrapper_problems(config: dict) -> list[str]:
+    """What is wrong with `wrappers` that shows before anything is wrapped."""
+    if config["wrappers"] and (family := FAMILIES.get(config["env"])):
+        return [f"wrappers: env '{config['env']}' is stepped in batches, without wrappers; use env: {family.env_id}"]
+    found = (_wrapper_problem(entry) for entry in config["wrappers"])
+    return [f"wrappers: entry {number}: {problem}" for number, problem in enumerate(found) if problem]
+
+
+def _wrapper_problem(entry: object) -> str | None:
+    if not isinstance(entry, dict) or not re.fullmatch(r"[\w.]+:\w+", str(entry.get("wrapper"))):
+        return f"{entry!r}: expected a module, a class and its arguments, as in {FLATTEN}"
+    name, arguments = split_wrapper(entry)
+    try:
+        signature = inspect.signature(find_class(name, {}))
+    except Exception as error:  # whatever a user's module raises
+        return f"'{name}' cannot be imported: {describe_foreign_error(error)}"
+    try:
+        signature.bind(env=None, **arguments)
+    except TypeError as error:
+        own = ", ".join(argument for argument in signature.parameters if argument != "env")
+        return f"'{name}' takes other arguments: {error}; it takes {own or 'none'}"
+    return None
 
 
 def _task_problems(config: dict) -> list[str]:
@@ -122,20 +151,31 @@ def _made_problems(config: dict) -> list[str]:
 
 def _space_problems(role: str, space: gym.Space) -> list[str]:
     """The first reason why a space cannot be used as `role`, "observation" or "action"."""
-    if not isinstance(space, SUPPORTED[role]):
-        kinds = ", ".join(kind.__name__ for kind in SUPPORTED[role])
-        wrapped = "such actions" if role == "action" else "a wrapper such as gymnasium.wrappers.FlattenObservation"
-        remedy = f"let a module of yours register it with {wrapped}, and name that as module:id"
-        return [f"env: its {role} space is {space}, expected one of {kinds}; {remedy}"]
-    has_axes = len(space.shape) > 1 and (role == "action" or isinstance(space, MultiDiscrete))
+    if not isinstance(space, SUPPORTED):
+        kinds = ", ".join(kind.__name__ for kind in SUPPORTED)
+        return [f"env: its {role} space is {space}, expected one of {kinds}; {_remedy(role, space)}"]
+    has_axes = len(space.shape) > 1 and not isinstance(space, Box)
     is_endless = role == "action" and isinstance(space, Box) and not np.isfinite([space.low, space.high]).all()
     wrongs = {
-        "has several axes; wrap it in one that has a single axis": has_axes,
-        "does not start at 0; wrap it in one that does": np.any(getattr(space, "start", 0)),
-        "has no finite bounds, as PPO needs; wrap it in one that has": is_endless,
-        "is an image; wrap it in one that gives a vector": is_image_space(space),
+        "has several axes": has_axes,
+        "does not start at 0": np.any(getattr(space, "start", 0)),
+        "has no finite bounds, as PPO needs": is_endless,
+        "is an image": is_image_space(space),
     }
-    return [f"env: its {role} space {space} {wrong}" for wrong, is_so in wrongs.items() if is_so][:1]
+    return [
+        f"env: its {role} space {space} {wrong}; {_remedy(role, space)}" for wrong, is_so in wrongs.items() if is_so
+    ][:1]
+
+
+def _remedy(role: str, space: gym.Space) -> str:
+    """The wrappers that would make a space usable."""
+    if role == "observation" and space.is_np_flattenable:
+        return f"this makes it a vector: wrappers: [{FLATTEN}]"
+    flat = [name for name, entry in space.items() if entry.is_np_flattenable] if isinstance(space, Dict) else []
+    if role == "observation" and flat:
+        keep = f'{{wrapper: "gymnasium.wrappers:FilterObservation", filter_keys: [{", ".join(flat)}]}}'
+        return f"this makes a vector of what can be in one: wrappers: [{keep}, {FLATTEN}]"
+    return f'write a gymnasium.Wrapper with such {role}s, and name it: wrappers: [{{wrapper: "module:Class"}}]'
 
 
 # Stepping the environments ------------------------------------------------------------------------
@@ -213,7 +253,7 @@ def _outside(array: np.ndarray, space: gym.Space, shown: str) -> str | None:
         with np.errstate(over="ignore"):
             array = array.astype(space.dtype) if is_real else array
     else:
-        low, high = 0, (space.n if isinstance(space, Discrete) else space.nvec) - 1
+        low, high = 0, entry_sizes(space).reshape(space.shape) - 1
     fits = np.isfinite(array) & (array >= low) & (array <= high)
     if fits.all():
         return None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from numbers import Integral
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import EnvSpec
-from gymnasium.spaces import Discrete, MultiDiscrete
+from gymnasium.envs.registration import EnvSpec, WrapperSpec
+from gymnasium.spaces import Discrete, MultiBinary, MultiDiscrete
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
@@ -26,12 +27,26 @@ def find_spec(name: str) -> EnvSpec | None:
     return gym.registry.get(env_id)
 
 
+def wrapped_spec(config: dict) -> EnvSpec:
+    """What Gymnasium makes the config's env from: what it knows of the id, and around that `wrappers`, the first innermost."""
+    spec = find_spec(config["env"])
+    wrappers = [
+        WrapperSpec(entry["wrapper"].partition(":")[2], *split_wrapper(entry)) for entry in config.get("wrappers", ())
+    ]
+    return replace(spec, additional_wrappers=(*spec.additional_wrappers, *wrappers))
+
+
+def split_wrapper(entry: dict) -> tuple[str, dict]:
+    """The `module:Class` and the keyword arguments of an entry of `wrappers`."""
+    return entry["wrapper"], {name: value for name, value in entry.items() if name != "wrapper"}
+
+
 def make_env(config: dict, task: dict, render_mode: str | None = None) -> gym.Env:
     """One scalar environment of a task."""
     drawing = {} if render_mode is None else {"render_mode": render_mode}
     if family := FAMILIES.get(config["env"]):
         return family.scalar(**task, **drawing)
-    return Monitor(gym.make(config["env"], **task, **drawing))
+    return Monitor(gym.make(wrapped_spec(config), **task, **drawing))
 
 
 def make_vec_env(config: dict, tasks: list[dict], render_mode: str | None = None) -> VecEnv:
@@ -63,13 +78,24 @@ def spaces(config: dict) -> tuple[gym.Space, gym.Space]:
 def describe_spaces(config: dict) -> dict:
     """The config's `observation_space` and `action_space`, as plain dicts (see model/spaces.py)."""
     observations, actions = spaces(config)
-    return {"observation_space": _describe(observations), "action_space": _describe(actions)}
+    described = {"observation_space": _describe(observations), "action_space": _describe(actions)}
+    if described["action_space"]["kind"] == "discrete" and not isinstance(actions, Discrete):
+        described["action_space"]["kind"] = "multi_discrete"  # an action is a vector, even of one entry
+    return described
+
+
+def entry_sizes(space: gym.Space) -> np.ndarray | None:
+    """How many values each entry of a space can have, (entries,); None for real-valued ones."""
+    if isinstance(space, MultiBinary):
+        return np.full(int(np.prod(space.shape)), 2)
+    if isinstance(space, (Discrete, MultiDiscrete)):
+        return np.ravel(space.n if isinstance(space, Discrete) else space.nvec)
+    return None
 
 
 def _describe(space: gym.Space) -> dict:
-    if isinstance(space, (Discrete, MultiDiscrete)):
-        sizes = space.n if isinstance(space, Discrete) else space.nvec
-        return {"kind": "discrete", "sizes": np.ravel(sizes).tolist()}
+    if (sizes := entry_sizes(space)) is not None:
+        return {"kind": "discrete", "sizes": sizes.tolist()}
     bounds = {"low": space.low.ravel().tolist(), "high": space.high.ravel().tolist()}
     return {"kind": "continuous", "sizes": [space.low.size]} | bounds
 
@@ -107,7 +133,7 @@ def keys_read(config: dict) -> tuple[str, ...]:
     tasks, also what splits them off.
     """
     family = FAMILIES.get(config["env"])
-    read = ["env", "n_tasks", *(family.keys if family else ("env_kwargs", "task_kwargs", "task_ranges"))]
+    read = ["env", "n_tasks", *(family.keys if family else ("env_kwargs", "wrappers", "task_kwargs", "task_ranges"))]
     if config["n_tasks"] is not None:
         read.append("task_seed")
     if family and family.source_sees:

@@ -222,12 +222,14 @@ def _training_problems(path: Path, report: TaskReport, arrays: Arrays, expected:
 
 
 def guessed_spaces(arrays: Arrays) -> tuple[gym.Space, gym.Space]:
-    """Spaces that hold any finite observation, and as many actions as there are."""
+    """Spaces that hold any finite observation, and the actions that there are."""
     observations = gym.spaces.Box(-np.inf, np.inf, arrays["states"].shape[2:])
     actions = arrays["actions"]
-    if actions.ndim == 2 and np.issubdtype(actions.dtype, np.integer):
-        n_actions = arrays["action_probs"].shape[-1] if "action_probs" in arrays else max(0, int(actions.max())) + 1
-        return observations, gym.spaces.Discrete(n_actions)
+    if np.issubdtype(actions.dtype, np.integer):
+        sizes = np.atleast_1d(actions.max(axis=(0, 1)).clip(min=0).astype(int) + 1)
+        if "action_probs" in arrays:  # values that no action has may be of any entry
+            sizes[-1] += max(0, arrays["action_probs"].shape[-1] - sizes.sum())
+        return observations, gym.spaces.Discrete(sizes[0]) if actions.ndim == 2 else gym.spaces.MultiDiscrete(sizes)
     return observations, gym.spaces.Box(-np.inf, np.inf, actions.shape[2:])
 
 
@@ -260,7 +262,8 @@ def _learning_problems(path: Path, report: TaskReport, arrays: Arrays) -> Iterab
         report.notes.append(f"{path}: has no dones: returns and gaps cannot be checked")
     if "action_probs" in arrays:
         sums = arrays["action_probs"].sum(axis=-1, dtype=np.float64)
-        if (wrong := np.argwhere(~(np.abs(sums - 1) <= SUM_TOLERANCE))).size:
+        n_entries = arrays["actions"].shape[2] if arrays["actions"].ndim > 2 else 1
+        if (wrong := np.argwhere(~(np.abs(sums - n_entries) <= n_entries * SUM_TOLERANCE))).size:
             place = tuple(int(i) for i in wrong[0])
             yield f"{report.place}/action_probs: at {place} they sum to {sums[place]:.3f}"
     told = np.atleast_1d(report.attributes.get("mean_return_per_rollout", report.returns))

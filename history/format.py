@@ -21,7 +21,7 @@ RESERVED = ("seed", *RESULTS)  # attributes of a group that are no argument of i
 
 def soft_target_names(action_space: gym.Space) -> tuple[str, ...]:
     """The datasets that hold the source policy's distributions of such actions."""
-    return ("action_probs",) if isinstance(action_space, gym.spaces.Discrete) else ("action_means", "action_stds")
+    return ("action_means", "action_stds") if isinstance(action_space, gym.spaces.Box) else ("action_probs",)
 
 
 def history_path(config: dict, traj_dir: str | Path) -> Path:

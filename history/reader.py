@@ -130,7 +130,7 @@ class HistoryFile:
         if name in ("rewards", "dones") or (name == "actions" and is_discrete):
             return ()
         if name == "action_probs":
-            return (int(self.action_space.n),)
+            return (int(env.entry_sizes(self.action_space).sum()),)
         space = self.observation_space if name in ("states", "next_states") else self.action_space
         return (int(np.prod(space.shape, dtype=int)),)
 
@@ -152,8 +152,8 @@ class HistoryFile:
         """
         spaces = {"states": self.observation_space, "next_states": self.observation_space, "actions": self.action_space}
         space = spaces.get(name)
-        if isinstance(space, (gym.spaces.Discrete, gym.spaces.MultiDiscrete)):
-            highest = (space.n if isinstance(space, gym.spaces.Discrete) else space.nvec.ravel()) - 1
+        if space is not None and (sizes := env.entry_sizes(space)) is not None:
+            highest = sizes - 1
             is_whole = np.isin(values % 1, 0)  # False for NaN too
             wrong, expected = ~(is_whole & (values >= 0) & (values <= highest)), f"whole numbers 0 to {np.max(highest)}"
         elif name == "action_probs":

@@ -81,7 +81,8 @@ def run_actor(
     n_finished, taken = np.zeros(N, dtype=np.int64), 0
     observations = vec_env.reset()
     for t in range(n_steps):
-        observations, rewards[t], dones[t], infos = vec_env.step(actor.act(observations))
+        actions = actor.act(observations).reshape(N, *vec_env.action_space.shape)
+        observations, rewards[t], dones[t], infos = vec_env.step(actions)
         region_ends[t] = actor.record(rewards[t], dones[t], infos)
         n_finished += dones[t]
         taken = t + 1

@@ -2,8 +2,8 @@
 
 A space is described by a plain dict, so that it can be stored in a checkpoint:
 `{"kind": "discrete", "sizes": [9, 9]}` or `{"kind": "continuous", "sizes": [3]}` for observations,
-`{"kind": "discrete", "sizes": [5]}` or `{"kind": "continuous", "sizes": [1], "low": ..., "high": ...}`
-for actions.
+`{"kind": "discrete", "sizes": [5]}`, `{"kind": "multi_discrete", "sizes": [3, 2]}` or `{"kind": "continuous",
+"sizes": [1], "low": ..., "high": ...}` for actions.
 
 Letters in shapes: ... any leading dimensions, D embedding, O observation entries, A actions or action entries.
 """
@@ -38,6 +38,21 @@ def deviation(values: Tensor) -> Tensor:
     """Standard deviation over the first axis; 1 for an entry that never changes, which leaves it as it is."""
     std = values.double().std(0)
     return torch.where(std > 1e-6, std, 1.0)
+
+
+def action_shape(space: dict) -> tuple[int, ...]:
+    """Shape of one action of a described space: () for one of A actions, else (entries,)."""
+    if space["kind"] == "discrete":
+        return ()
+    return (len(space["sizes"]),) if space["kind"] == "multi_discrete" else tuple(space["sizes"])
+
+
+def draw_categorical(logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
+    """(N, A) logits, (N, 1) or (1,) temperatures and (N,) uniform noise to (N,) values; the most probable ones at 0."""
+    scaled = logits / torch.where(temperature > 0, temperature, 1.0)
+    below = scaled.softmax(-1).cumsum(-1) <= noise[:, None]  # by the inverse of the distribution function
+    sampled = below.sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
+    return torch.where(temperature > 0, sampled, logits.argmax(-1, keepdim=True))[:, 0]
 
 
 class ObservationEmbedding(nn.Module):
@@ -92,10 +107,50 @@ class DiscreteActions(nn.Module):
         Temperature, (N,) or a single one, takes the most probable action where it is 0.
         """
         temperature = torch.as_tensor(temperature, device=outputs.device)[..., None]
-        logits = outputs / torch.where(temperature > 0, temperature, 1.0)
-        below = logits.softmax(-1).cumsum(-1) <= noise[:, None]  # by the inverse of the distribution function
-        sampled = below.sum(-1, keepdim=True).clamp(max=self.n_outputs - 1)
-        return torch.where(temperature > 0, sampled, outputs.argmax(-1, keepdim=True))[:, 0]
+        return draw_categorical(outputs, temperature, noise)
+
+
+class MultiDiscreteActions(nn.Module):
+    """A vector of choices, each with its own number of values: embedded by their sum, a categorical each as output.
+
+    The categoricals lie side by side in outputs and `action_probs`, A values together. K is the number of entries.
+    """
+
+    soft_targets = ("action_probs",)  # datasets that `loss` takes instead of the actions
+
+    def __init__(self, space: dict, n_embd: int):
+        super().__init__()
+        self.sizes = space["sizes"]
+        self.n_outputs = sum(self.sizes)
+        sizes = torch.tensor(self.sizes)
+        self.embedding = nn.Embedding(self.n_outputs + 1, n_embd)  # the last one is "none"
+        self.register_buffer("first_index", sizes.cumsum(0) - sizes, persistent=False)
+
+    def forward(self, previous_actions: Tensor, is_none: Tensor) -> Tensor:
+        """(..., K) actions, and where there was none (...), to (..., D)."""
+        chosen = self.embedding(previous_actions.long() + self.first_index).sum(dim=-2)
+        return torch.where(is_none[..., None], self.embedding.weight[-1], chosen)
+
+    def loss(self, outputs: Tensor, actions: Tensor, action_probs: Tensor | None = None) -> Tensor:
+        """(M, A) outputs to (M,) cross-entropies, summed over entries: to the source's distributions, else to its action."""
+        targets = actions.long().unbind(-1) if action_probs is None else action_probs.split(self.sizes, dim=-1)
+        entries = zip(outputs.split(self.sizes, dim=-1), targets)
+        return torch.stack([F.cross_entropy(logits, target, reduction="none") for logits, target in entries]).sum(0)
+
+    def accuracy(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        """(M,) share of entries at which the most probable value is the one taken."""
+        likely = torch.stack([logits.argmax(-1) for logits in outputs.split(self.sizes, dim=-1)], dim=-1)
+        return (likely == actions.long()).float().mean(-1)
+
+    def draw_noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """(n, K) random numbers, as many as n samples of one environment need."""
+        return rng.random((n, len(self.sizes)), dtype=np.float32)
+
+    def sample(self, outputs: Tensor, temperature: Tensor | float, noise: Tensor) -> Tensor:
+        """(N, A) outputs and (N, K) `draw_noise` to (N, K) actions; temperature as for `DiscreteActions`."""
+        temperature = torch.as_tensor(temperature, device=outputs.device)[..., None]
+        entries = zip(outputs.split(self.sizes, dim=-1), noise.unbind(-1))
+        return torch.stack([draw_categorical(logits, temperature, drawn) for logits, drawn in entries], dim=-1)
 
 
 class ContinuousActions(nn.Module):
@@ -168,4 +223,4 @@ class ContinuousActions(nn.Module):
         return (predicted.mean + temperature * predicted.stddev * noise).clamp(self.low, self.high)
 
 
-ACTIONS = {"discrete": DiscreteActions, "continuous": ContinuousActions}
+ACTIONS = {"discrete": DiscreteActions, "multi_discrete": MultiDiscreteActions, "continuous": ContinuousActions}

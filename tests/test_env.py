@@ -542,7 +542,7 @@ def test_unknown_ids_get_a_hint(config, name, hint):
         ("Taxi-v4", None),
         ("FrozenLake-v1", None),
         ("MountainCar-v0", None),
-        ("Blackjack-v1", r"its observation space is Tuple.* expected one of .*FlattenObservation.*module:id"),
+        ("Blackjack-v1", r"its observation space is Tuple.* expected one of .*wrappers: .*FlattenObservation"),
     ],
 )
 def test_gymnasiums_own_environments(config, env_id, problem):
@@ -571,7 +571,7 @@ def test_only_what_an_env_reads_decides_its_tasks(config):
     """Files of a Gymnasium id were refused when `horizon` or `grid_size` differed, which it does not read."""
     assert env.keys_read(config) == ("env", "grid_size", "horizon", "n_tasks")
     assert env.keys_read(family("dark_key_to_door"))[-2:] == ("task_seed", "source_sees_progress")
-    listed = ("env", "env_kwargs", "task_kwargs", "task_ranges", "n_tasks")
+    listed = ("env", "env_kwargs", "wrappers", "task_kwargs", "task_ranges", "n_tasks")
     assert env.keys_read(config | {"env": "CartPole-v1"}) == listed
     assert env.keys_read(config | {"env": "CartPole-v1", "env_kwargs": {"max_episode_steps": -1}})[1] == "horizon"
     assert env.keys_read(config | {"env": "DarkroomLarge-v0"}) == listed  # its limit is its own attribute

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.context.boundaries import Boundaries
+from model.spaces import action_shape
 from model.tokens import TokenType
 
 OWN, PREVIOUS, HIDDEN = 0, 1, -1  # ages of slots; summaries count on from the previous region, the newest first
@@ -105,8 +106,8 @@ class MemoryContext:
             known = self.newest["dones"].bool().cpu() if self.context.blank_starts else torch.ones(self.N).bool()
             starts = (first & ~known)[:, None].to(self.device)
         else:
-            space, starts = self.model.config["action_space"], torch.ones(self.N, 1, device=self.device).bool()
-            entries = space["sizes"] if space["kind"] == "continuous" else []
+            starts = torch.ones(self.N, 1, device=self.device).bool()
+            entries = action_shape(self.model.config["action_space"])
             before = {name: torch.zeros(self.N, 1, device=self.device) for name in ("rewards", "dones")}
             before["actions"] = torch.zeros(self.N, 1, *entries, device=self.device)
             before["reached"] = torch.zeros_like(observations)[:, None]

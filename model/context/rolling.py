@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.context.boundaries import Boundaries
+from model.spaces import action_shape
 from model.tokens import TokenType
 from model.transformer import KVCache
 
@@ -138,9 +139,8 @@ class RollingContext:
     def _nothing_yet(self, name: str, observations: Tensor) -> Tensor:
         if name == "reached":
             return torch.zeros_like(observations)
-        space = self.model.config["action_space"]
-        is_vector = name == "actions" and space["kind"] == "continuous"
-        return torch.zeros(*observations.shape[:2], *(space["sizes"] if is_vector else []), device=self.device)
+        entries = action_shape(self.model.config["action_space"]) if name == "actions" else ()
+        return torch.zeros(*observations.shape[:2], *entries, device=self.device)
 
     def _append(self, envs: Tensor) -> Tensor:
         """Encode only the newest step of `envs` and add it to the cache; return its features, (N', D)."""
