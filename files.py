@@ -37,7 +37,7 @@ def describe_foreign_error(error: BaseException, folder: Path | None = None) -> 
     """
     if isinstance(error, WriteError):  # it says all there is
         return str(error)
-    said = f"{type(error).__name__}: {one_line(error)}"
+    said = ", ".join([f"{type(error).__name__}: {one_line(error)}", *getattr(error, "__notes__", [])])
     try:
         if folder:
             folder.mkdir(parents=True, exist_ok=True)

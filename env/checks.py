@@ -15,7 +15,8 @@ from stable_baselines3.common.preprocessing import is_image_space
 
 from config.schema import KEYS
 from env.families import FAMILIES, list_tasks, whole_family
-from env.making import entry_sizes, find_spec, make_env, own_limit, split_wrapper
+from env.making import find_spec, make_env, own_limit, split_wrapper
+from env.watching import EnvironmentFault, Watched
 from files import describe_foreign_error
 from utils import find_class
 
@@ -92,28 +93,32 @@ def _wrapper_problem(entry: object) -> str | None:
 
 def _task_problems(config: dict) -> list[str]:
     """Contradictions between the keys that say what the tasks are."""
-    name, ranges, n_tasks, problems = config["env"], config["task_ranges"], config["n_tasks"], []
+    name, n_tasks, problems = config["env"], config["n_tasks"], []
+    is_drawn = bool(config["task_ranges"] or config["task_number"])
     showing = [other for other, family in FAMILIES.items() if family.source_sees]
     if config["source_sees_progress"] and name not in showing:
         problems.append(f"source_sees_progress: env '{name}' has nothing to show; only {', '.join(showing)} has")
     if name in FAMILIES:
-        unread = [key for key in ("env_kwargs", "task_kwargs", "task_ranges") if config[key]]
+        unread = [key for key in ("env_kwargs", "task_kwargs", "task_ranges", "task_number") if config[key]]
         problems += [f"{key}: env '{name}' has its own list of tasks and does not read it" for key in unread]
     elif not all(isinstance(kwargs, dict) for kwargs in config["task_kwargs"]):
         problems.append("task_kwargs: expected a list of mappings, the keyword arguments of each task")
-    elif ranges:
+    elif is_drawn:
         problems += _range_problems(config)
-    if not problems and not ranges and n_tasks is not None and n_tasks > len(whole_family(config)):
+    if not problems and not is_drawn and n_tasks is not None and n_tasks > len(whole_family(config)):
         problems.append(f"n_tasks {n_tasks} is more than the {len(whole_family(config))} tasks there are")
     return problems
 
 
 def _range_problems(config: dict) -> list[str]:
     problems = []
+    drawing = "task_ranges" if config["task_ranges"] else "task_number"
     if config["task_kwargs"]:
-        problems.append("task_kwargs and task_ranges are both given; the tasks are either listed or drawn")
+        problems.append(f"task_kwargs and {drawing} are both given; the tasks are either listed or drawn")
     if config["n_tasks"] is None:
-        problems.append("n_tasks is missing: how many tasks to draw from task_ranges")
+        problems.append(f"n_tasks is missing: how many tasks to draw from {drawing}")
+    if config["task_number"] in config["env_kwargs"] | config["task_ranges"]:
+        problems.append(f"task_number: {config['task_number']} is in env_kwargs or task_ranges too; leave it out there")
     for argument, bounds in config["task_ranges"].items():
         is_pair = isinstance(bounds, list) and len(bounds) == 2 and all(type(bound) in (int, float) for bound in bounds)
         if not (is_pair and -np.inf < bounds[0] < bounds[1] < np.inf):
@@ -194,69 +199,31 @@ def probe_tasks(config: dict) -> list[str]:
             same = f"task_kwargs: entries {first} and {number} are the same task, {config['task_kwargs'][first]}"
             return [f"{same}; leave one out, so that no task is both trained on and held out"]
     labelled = _tasks_to_make(config)
-    for label, task in labelled:
+    for number, (_, task) in enumerate(labelled):
         if found := _probe(config, task, n_steps=max(1, min(PROBE_STEPS, MOST_PROBE_STEPS // len(labelled)))):
-            return [f"env: '{config['env']}': {label}: {found}"]
+            return [f"env: '{config['env']}': task {number}, {found}"]
     return []
 
 
 def _probe(config: dict, task: dict, n_steps: int) -> str | None:
-    """What one task's environment does wrong, and at which step, or None."""
+    """What one task's environment does wrong, with its arguments and the step, or None."""
     made = make_env(config, task)
-    made = made.env if isinstance(made, Monitor) else made  # Monitor itself stumbles over what is no number
+    made = made.env if isinstance(made, Monitor) else Watched(made, task)  # shipped families are not watched
+    made.checks_bounds = True
     made.action_space.seed(0)
-    where, ended = "reset", True
+    ended = True
     try:
         with made, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Gymnasium's own, about the same faults
-            for step in range(n_steps + 1):
+            for _ in range(n_steps + 1):
                 if ended:
-                    where, reward, terminated, truncated = "reset", 0.0, False, False
-                    observation, _ = made.reset(seed=0)
+                    made.reset(seed=0)
+                    ended = False
                 else:
-                    where = f"step {step}"
-                    observation, reward, terminated, truncated, _ = made.step(made.action_space.sample())
-                given = {"observation": observation, "reward": reward, "terminated": terminated, "truncated": truncated}
-                for argument, value in given.items():
-                    if found := _wrong(argument, value, made.observation_space):
-                        return f"{where}: {argument}: {found}; mend the environment, or wrap it"
-                ended = bool(terminated or truncated)
+                    _, _, terminated, truncated, _ = made.step(made.action_space.sample())
+                    ended = bool(terminated or truncated)
+    except EnvironmentFault as fault:
+        return str(fault)
     except Exception as error:  # whatever a user's environment raises
-        return f"{where}: {describe_foreign_error(error)}"
+        return describe_foreign_error(error)
     return None
-
-
-def _wrong(argument: str, value: object, space: gym.Space) -> str | None:
-    """What a step gave and what it should have given, or None if it is as it should be."""
-    try:
-        array = np.asarray(value)
-    except ValueError:  # lists of different lengths
-        return f"{repr(value)[:120]}: expected one array"
-    shown = repr(array.tolist())[:120]
-    if argument == "observation":
-        return _outside(array, space, shown)
-    is_number = array.shape == () and array.dtype.kind in ("biuf" if argument == "reward" else "biu")
-    if argument == "reward":
-        return None if is_number and np.isfinite(array) else f"{shown}: expected a finite number"
-    return None if is_number and array in (0, 1) else f"{shown}: expected True or False"
-
-
-def _outside(array: np.ndarray, space: gym.Space, shown: str) -> str | None:
-    """What is wrong with an observation, as `_wrong` says it."""
-    is_real = isinstance(space, Box) and space.dtype.kind == "f"
-    if array.dtype.kind not in ("biuf" if is_real else "biu"):
-        return f"{shown}: expected {'numbers' if is_real else 'whole numbers'}, as in its {space}; got {array.dtype}"
-    if array.shape != space.shape:
-        return f"{shown}: expected the shape {space.shape} of its {space}, got {array.shape}"
-    if isinstance(space, Box):
-        low, high = space.low, space.high
-        with np.errstate(over="ignore"):
-            array = array.astype(space.dtype) if is_real else array
-    else:
-        low, high = 0, entry_sizes(space).reshape(space.shape) - 1
-    fits = np.isfinite(array) & (array >= low) & (array <= high)
-    if fits.all():
-        return None
-    bad = tuple(int(i) for i in np.argwhere(~fits)[0])
-    place = f" (entry {bad[0] if len(bad) == 1 else bad})" if bad else ""
-    return f"{array[bad]}{place}: expected finite numbers within its {space}"

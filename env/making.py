@@ -7,14 +7,14 @@ from dataclasses import replace
 from numbers import Integral
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
-from gymnasium.spaces import Discrete, MultiBinary, MultiDiscrete
+from gymnasium.spaces import Discrete
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from config.schema import SOURCE, SPLIT, TASKS, names
 from env.families import FAMILIES, list_tasks
+from env.watching import Watched, entry_sizes
 
 _limits: dict[str, int | None] = {}  # of environments that had to be made to know
 
@@ -46,7 +46,7 @@ def make_env(config: dict, task: dict, render_mode: str | None = None) -> gym.En
     drawing = {} if render_mode is None else {"render_mode": render_mode}
     if family := FAMILIES.get(config["env"]):
         return family.scalar(**task, **drawing)
-    return Monitor(gym.make(wrapped_spec(config), **task, **drawing))
+    return Monitor(Watched(gym.make(wrapped_spec(config), **task, **drawing), task))
 
 
 def make_vec_env(config: dict, tasks: list[dict], render_mode: str | None = None) -> VecEnv:
@@ -82,15 +82,6 @@ def describe_spaces(config: dict) -> dict:
     if described["action_space"]["kind"] == "discrete" and not isinstance(actions, Discrete):
         described["action_space"]["kind"] = "multi_discrete"  # an action is a vector, even of one entry
     return described
-
-
-def entry_sizes(space: gym.Space) -> np.ndarray | None:
-    """How many values each entry of a space can have, (entries,); None for real-valued ones."""
-    if isinstance(space, MultiBinary):
-        return np.full(int(np.prod(space.shape)), 2)
-    if isinstance(space, (Discrete, MultiDiscrete)):
-        return np.ravel(space.n if isinstance(space, Discrete) else space.nvec)
-    return None
 
 
 def _describe(space: gym.Space) -> dict:
@@ -133,7 +124,11 @@ def keys_read(config: dict) -> tuple[str, ...]:
     tasks, also what splits them off.
     """
     family = FAMILIES.get(config["env"])
-    read = ["env", "n_tasks", *(family.keys if family else ("env_kwargs", "wrappers", "task_kwargs", "task_ranges"))]
+    read = [
+        "env",
+        "n_tasks",
+        *(family.keys if family else ("env_kwargs", "wrappers", "task_kwargs", "task_ranges", "task_number")),
+    ]
     if config["n_tasks"] is not None:
         read.append("task_seed")
     if family and family.source_sees:

@@ -447,7 +447,7 @@ GRID, COUNT = gym.spaces.MultiDiscrete([3, 3]), gym.spaces.Discrete(3)
         ({"observation": np.zeros(3)}, r"observation: \[0.0, 0.0, 0.0\]: expected the shape \(2,\) .* got \(3,\)"),
         ({"observation": [[0], [0, 0]]}, r"observation: \[\[0\], \[0, 0\]\]: expected one array"),
         ({"observation": None}, "observation: None: expected numbers"),
-        ({"observation": "up", "at_reset": True}, "task 1, .*: reset: observation: 'up': expected numbers"),
+        ({"observation": "up", "at_reset": True}, "task 1, .*, reset: observation: 'up': expected numbers"),
         ({"observation": np.array([0, 3]), "space": GRID}, r"observation: 3 \(entry 1\): expected .* MultiDiscrete"),
         ({"observation": np.array([0, -1]), "space": GRID}, r"observation: -1 \(entry 1\)"),
         ({"observation": np.array([0, 1.5]), "space": GRID}, "expected whole numbers, .* got float64"),
@@ -459,7 +459,10 @@ GRID, COUNT = gym.spaces.MultiDiscrete([3, 3]), gym.spaces.Discrete(3)
         ({"reward": np.zeros(1)}, r"reward: \[0.0\]"),
         ({"terminated": None}, "step 3: terminated: None: expected True or False"),
         ({"truncated": 2}, "truncated: 2: expected True or False"),
-        ({"error": "the wheel came off"}, r"step 3: RuntimeError: the wheel came off \(traceback in "),
+        (
+            {"error": "the wheel came off"},
+            r"task 1, RuntimeError: the wheel came off, in {.*}, episode 1, step 3 \(traceback in ",
+        ),
     ],
 )
 def test_what_an_environment_gives_is_told_before_any_worker_starts(faulty, task, message):

@@ -1,11 +1,15 @@
 """Environments of other people's: wrappers from YAML alone, every kind of action, and episodes of any length."""
 
+import re
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import TINY_MODEL, set_flags
+from toy_envs import Lengths
 
 import collect
 import env
@@ -13,9 +17,14 @@ import evaluate
 import inspect_history
 import train
 from config.loading import load_config
+from dataset import ADDataset
 from env.checks import FLATTEN
 from files import InputError
+from history.format import history_path
+from history.writer import join_files
+from model.acting import RandomActor, run_actor
 from model.spaces import ACTIONS
+from plots.frames import FrameRecorder
 from scripts import DEFAULT_CONFIG
 
 SOURCE = ["n_stream=4", "n_steps=12", "total_source_timesteps=480", "batch_size=48", "n_epochs=1", "net_arch=[8]"]
@@ -153,3 +162,121 @@ def test_other_actions_go_through_all_scripts(kind, shape, n_values, tmp_path, c
     assert (tmp_path / "result.gif").stat().st_size > 100
     with np.load(tmp_path / "result.npz") as results:
         assert results["returns"].shape == (1, 2, 3) and (results["returns"] >= 0).all()
+
+
+# Faults while running ---------------------------------------------------------------------------------
+
+
+FAULTS = [
+    ("nan", r"observation: nan \(entry 1\): expected finite numbers within its Box"),
+    ("shape", r"observation: .*: expected the shape \(2,\) of its Box.*, got \(3,\)"),
+    ("reward", "reward: None: expected a finite number"),
+    ("error", "ZeroDivisionError: division by zero, in "),
+]
+
+
+@pytest.mark.parametrize(("fault", "message"), FAULTS)
+def test_a_late_fault_is_told_with_task_and_step(fault, message, tmp_path, capsys):
+    """The first steps are sound, so no check before the work sees it; NaN failed deep inside torch."""
+    task = ["env=toy_envs:Late-v0", f"task_kwargs=[{{}}, {{fault: {fault}}}]", "n_process=1"]
+    flags = ["--traj-dir", str(tmp_path), "--log-dir", str(tmp_path / "logs"), *set_flags(*task, *SOURCE)]
+    assert collect.main(flags) == 1
+    told = capsys.readouterr().err
+    assert re.search(rf"task 1 failed: .*{message}", told) and "'fault': '" + fault in told
+    assert "episode 2, step 5" in told and "task 0 failed" not in told
+    traceback = Path(re.search(r"\(traceback in (.*)\)", told)[1]).read_text()
+    assert fault != "error" or re.search(r'toy_envs.py", line .* in step', traceback)
+    made = env.make_env({"env": "toy_envs:Late-v0"}, {"fault": fault})
+    with pytest.raises(Exception, match="expected|division") as caught:  # as acting would meet it
+        for _ in range(2):
+            made.reset()
+            for _ in range(20):
+                made.step(0)
+    assert "episode 2, step 5" in str(caught.value) + str(getattr(caught.value, "__notes__", ""))
+
+
+# Episodes of any length -----------------------------------------------------------------------------
+
+
+N_STEPS, T = 7, 42  # of a region, of a history; episodes of 3, 1, 5, 2 and 4 steps end anywhere in regions
+
+
+def lengths_config(*overrides: str) -> dict:
+    settings = ["env=toy_envs:Lengths-v0", "task_kwargs=[{first: 0}, {first: 2}]", "train_env_ratio=1.0", "n_stream=2"]
+    source = [f"n_steps={N_STEPS}", f"total_source_timesteps={2 * T}", "batch_size=14", "n_epochs=1", "net_arch=[4]"]
+    model = [f"n_transit={2 * N_STEPS}", "mix_streams=false"]
+    return load_config(DEFAULT_CONFIG, [*settings, *source, *model, *overrides])
+
+
+def life(first: int) -> tuple[np.ndarray, np.ndarray]:
+    """(T, 2) observations and (T,) ends of a stream whose first episode has length `LENGTHS[first]`."""
+    lengths = [(episode % 5, Lengths.LENGTHS[episode % 5]) for episode in range(first, first + T)]
+    steps = [(episode, step, step == length - 1) for episode, length in lengths for step in range(length)][:T]
+    return np.array(steps)[:, :2], np.array(steps)[:, 2].astype(bool)
+
+
+@pytest.fixture(scope="module")
+def lives(tmp_path_factory):
+    folder, config = tmp_path_factory.mktemp("lives"), lengths_config()
+    parts = {task: folder / f"{task}.hdf5" for task in (0, 1)}
+    for task, path in parts.items():
+        collect.collect_task(config, task, path, None)
+    join_files(history_path(config, folder), parts, config)
+    return folder
+
+
+def test_what_happens_at_episode_ends_is_recorded_as_it_was(lives, capsys):
+    path = history_path(lengths_config(), lives)
+    with h5py.File(path) as file:
+        for task, first in enumerate((0, 2)):
+            states, ends = life(first)
+            group = file[str(task)]
+            for stream in (0, 1):
+                np.testing.assert_array_equal(group["states"][:, stream], states)
+                np.testing.assert_array_equal(group["next_states"][:, stream], states + [0, 1])
+                np.testing.assert_array_equal(group["dones"][:, stream], ends)
+            assert np.flatnonzero(group["compress_markers"][()] == 1).tolist() == list(range(0, T, N_STEPS))
+            ended_in = np.arange(T)[ends] // N_STEPS
+            returns = [states[ends, 1][ended_in == region].mean() + 1 for region in range(T // N_STEPS)]
+            np.testing.assert_allclose(group.attrs["mean_return_per_rollout"], returns, rtol=1e-6)
+    assert inspect_history.main([str(path)]) == 0
+    assert returns != [3.0] * 6 and "6   " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_windows_show_what_led_to_a_step_where_it_did(lives, stride):
+    """With stride 2 a region follows another rollout than its own predecessor: only a new episode needs nothing of it."""
+    dataset = ADDataset(lengths_config(f"region_stride={stride}", "use_compressed_context=true"), lives, "train")
+    seen = set()
+    for sample in range(len(dataset)):
+        window = dataset[sample]
+        task = next(i for i in range(2) if sample < dataset.n_samples[i + 1])
+        states, ends = life((0, 2)[dataset.tasks[task]])
+        n_before, n_now = window["region_lengths"].tolist()
+        place = (sample - dataset.n_samples[task]) // 2  # two streams
+        now = N_STEPS * (place + stride - 1 if place else 0)
+        times = [*range(now - stride * N_STEPS, now - stride * N_STEPS + n_before), *range(now, now + n_now)]
+        held = len(times)
+        np.testing.assert_array_equal(window["observations"][:held], states[times])
+        np.testing.assert_array_equal(window["dones"][:held], ends[times])
+        expected = [True, *([False] * (held - 1))]
+        if stride > 1 and n_before:
+            own_episode_begins = states[now, 1] == 0
+            expected[n_before] = not (ends[times[n_before - 1]] and own_episode_begins)
+            seen.add(expected[n_before])
+        assert window["starts"][:held].tolist() == expected
+    assert stride == 1 or len(seen) == 2
+
+
+def test_acting_and_films_follow_each_episode_to_its_end():
+    config = {"env": "toy_envs:Lengths-v0"}
+    recorder = FrameRecorder(env.make_vec_env(config, [{"first": 0}, {"first": 2}], "rgb_array"), [1, 2, 3])
+    record = run_actor(RandomActor(recorder.action_space, 2, 0), recorder, n_steps=40, n_episodes=5)
+    np.testing.assert_array_equal(record["returns"], [[3, 1, 5, 2, 4], [5, 2, 4, 3, 1]])
+    for episode in (1, 2, 3):
+        for i, first in enumerate((0, 2)):
+            number = (first + episode - 1) % 5
+            length = Lengths.LENGTHS[number]
+            shown = [int(picture[0, 0, 0]) for picture in recorder.frames[episode][i]]
+            assert shown[:length] == [10 * number + step for step in range(length)] and len(shown) == length + 1
+            assert recorder.returns[episode][i] == list(range(length + 1))

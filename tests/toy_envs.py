@@ -69,5 +69,26 @@ class Lengths(gym.Env):
         return np.array([self.episode % 5, self.n_steps])
 
 
+class Late(gym.Env):
+    """Sound for a whole episode of 20 steps; at the fifth step of the next one it does what it is told to."""
+
+    observation_space, action_space = Box(-1, 1, (2,), np.float32), Discrete(2)
+
+    def __init__(self, fault=None):
+        self.fault, self.n_steps = fault, 0
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.n_steps += 1
+        fault = self.fault if self.n_steps == 25 else None
+        observation = {"nan": [0, np.nan], "shape": [0, 0, 0]}.get(fault, [0, 0])
+        reward = None if fault == "reward" else 1 / (fault != "error")
+        return np.array(observation, np.float32), reward, self.n_steps % 20 == 0, False, {}
+
+
 gym.register("Buttons-v0", Buttons)
+gym.register("Late-v0", Late)
 gym.register("Lengths-v0", Lengths)

@@ -1,0 +1,120 @@
+"""Watching environments that are not ours: what they raise, or give and must not give, is told with task, episode and step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+
+
+class EnvironmentFault(Exception):
+    """An environment gave something that histories cannot hold."""
+
+
+class Watched(gym.Wrapper):
+    """Lets everything through, and stops at the first fault.
+
+    An exception of the environment is let through too, with a note of where it was.
+
+    Args:
+        task: arguments of the environment, for messages.
+
+    Attributes:
+        checks_bounds: whether real-valued observations must lie in their space. They may leave it by a little,
+            so only the first steps of an environment are checked so, before any work.
+
+    Raises:
+        EnvironmentFault: in `reset` and `step`.
+    """
+
+    def __init__(self, env: gym.Env, task: dict):
+        super().__init__(env)
+        self.task, self.checks_bounds = str(task)[:120], False
+        self.episode = self.n_steps = 0
+
+    def reset(self, **options):
+        self.episode, self.n_steps = self.episode + 1, 0
+        with self._noting():
+            observation, info = self.env.reset(**options)
+        self._check({"observation": observation})
+        return observation, info
+
+    def step(self, action):
+        self.n_steps += 1
+        with self._noting():
+            observation, reward, terminated, truncated, info = self.env.step(action)
+        given = {"observation": observation, "reward": reward, "terminated": terminated, "truncated": truncated}
+        self._check(given)
+        return observation, reward, terminated, truncated, info
+
+    @property
+    def place(self) -> str:
+        return f"{self.task}, episode {self.episode}, {f'step {self.n_steps}' if self.n_steps else 'reset'}"
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever a user's environment raises
+            error.add_note(f"in {self.place}")
+            raise
+
+    def _check(self, given: dict[str, object]) -> None:
+        for argument, value in given.items():
+            if found := _wrong(argument, value, self.observation_space, self.checks_bounds):
+                raise EnvironmentFault(f"{self.place}: {argument}: {found}; mend the environment, or wrap it")
+
+
+def entry_sizes(space: gym.Space) -> np.ndarray | None:
+    """How many values each entry of a space can have, (entries,); None for real-valued ones."""
+    if isinstance(space, MultiBinary):
+        return np.full(int(np.prod(space.shape)), 2)
+    if isinstance(space, (Discrete, MultiDiscrete)):
+        return np.ravel(space.n if isinstance(space, Discrete) else space.nvec)
+    return None
+
+
+def _wrong(argument: str, value: object, space: gym.Space, checks_bounds: bool) -> str | None:
+    """What a step gave and what it should have given, or None if it is as it should be."""
+    if argument == "reward" and isinstance(value, float) and math.isfinite(value):  # as nearly always
+        return None
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return f"{repr(value)[:120]}: expected one array"
+    if argument == "observation":
+        return _outside(array, space, checks_bounds)
+    is_number = array.shape == () and array.dtype.kind in ("biuf" if argument == "reward" else "biu")
+    if argument == "reward":
+        return None if is_number and np.isfinite(array) else f"{_shown(array)}: expected a finite number"
+    return None if is_number and array in (0, 1) else f"{_shown(array)}: expected True or False"
+
+
+def _shown(array: np.ndarray) -> str:
+    return repr(array.tolist())[:120]
+
+
+def _outside(array: np.ndarray, space: gym.Space, checks_bounds: bool) -> str | None:
+    """What is wrong with an observation, as `_wrong` says it."""
+    is_real = isinstance(space, Box) and space.dtype.kind == "f"
+    if array.dtype.kind not in ("biuf" if is_real else "biu"):
+        wanted = "numbers" if is_real else "whole numbers"
+        return f"{_shown(array)}: expected {wanted}, as in its {space}; got {array.dtype}"
+    if array.shape != space.shape:
+        return f"{_shown(array)}: expected the shape {space.shape} of its {space}, got {array.shape}"
+    fits = np.isfinite(array)
+    if not isinstance(space, Box):
+        fits &= (array >= 0) & (array < entry_sizes(space).reshape(space.shape))
+    elif checks_bounds:
+        with np.errstate(over="ignore"):
+            array = array.astype(space.dtype) if is_real else array
+        fits &= (array >= space.low) & (array <= space.high)
+    if fits.all():
+        return None
+    bad = tuple(int(i) for i in np.argwhere(~fits)[0])
+    place = f" (entry {bad[0] if len(bad) == 1 else bad})" if bad else ""
+    return f"{array[bad]}{place}: expected finite numbers within its {space}"
