@@ -20,26 +20,22 @@ class ExplorationBonus(VecEnvWrapper):
     Args:
         venv: discrete observations, since real-valued ones hardly ever come twice.
         bonus: for the first visit, in units of the rewards.
-
-    Attributes:
-        earned: (N,) the newest step's rewards of the environment alone.
     """
 
     def __init__(self, venv: VecEnv, bonus: float):
         super().__init__(venv)
         self.bonus = bonus
         self.visits: Counter[bytes] = Counter()
-        self.earned = np.zeros(venv.num_envs, dtype=np.float32)
 
     def reset(self):
         return self.venv.reset()
 
     def step_wait(self):
-        observations, self.earned, dones, infos = self.venv.step_wait()
+        observations, earned, dones, infos = self.venv.step_wait()
         keys = [reached.tobytes() for reached in reached_observations(observations, dones, infos)]
         self.visits.update(keys)
         n_visits = np.array([self.visits[key] for key in keys])
-        rewards = self.earned + self.bonus / np.sqrt(n_visits)
+        rewards = earned + self.bonus / np.sqrt(n_visits)
         return observations, rewards.astype(np.float32), dones, infos
 
 

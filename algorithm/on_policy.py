@@ -8,6 +8,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from algorithm.exploration import with_exploration_bonus
+from algorithm.normalization import Unscaled, with_normalization
 from algorithm.utils import HistoryLoggerCallback
 from config.schema import KEYS, Key
 
@@ -34,7 +35,7 @@ class OnPolicySource:
         self.config = config
         super().__init__(
             "MlpPolicy",
-            with_exploration_bonus(vec_env, config),
+            with_normalization(with_exploration_bonus(Unscaled(vec_env), config), config),
             learning_rate=config["source_lr"],
             n_steps=config["n_steps"],
             gamma=config["gamma"],

@@ -8,9 +8,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import unwrap_vec_wrapper
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Normal
 
+from algorithm.normalization import Unscaled
 from algorithm.source import Recorder, reached_observations
 from history.markers import INSIDE, REGION_END, REGION_START, find_regions, mark_regions  # noqa: F401, the marker rule's usual place
 from history.returns import RunningReturns, mean_return
@@ -45,16 +47,24 @@ class HistoryLoggerCallback(BaseCallback):
             raise ValueError(f"compress_interval is {self.compress_interval}, but the algorithm's n_steps is {n_steps}")
         self.recorder = Recorder(self.training_env, n_steps)
         self.returns = RunningReturns(self.training_env.num_envs)
+        self.unscaled = unwrap_vec_wrapper(self.training_env, Unscaled)
+        self.observed = self.unscaled.observed if self.unscaled else self.model._last_obs
 
     def _on_rollout_start(self) -> None:
         self.recorder.start_region()
-        self.finished_returns: list[float] = []  # of the episodes that ended in the current rollout
+        self.seen: list[np.ndarray] = []  # by the policy, (E, ...) at each step of the current rollout
+        self.finished_returns: list[float] = []  # of the episodes that ended in it
 
     def _on_step(self) -> bool:
-        dones = self.locals["dones"]
-        rewards = getattr(self.training_env, "earned", self.locals["rewards"])  # without the exploration bonus
-        next_states = reached_observations(self.locals["new_obs"], dones, self.locals["infos"])
-        self.recorder.step(self.model._last_obs, self.locals["clipped_actions"], rewards, next_states, dones)
+        dones, actions = self.locals["dones"], self.locals["clipped_actions"]
+        if self.unscaled:  # what histories hold, not what the algorithm sees
+            observed, rewards, reached = self.unscaled.observed, self.unscaled.earned, self.unscaled.reached
+        else:
+            observed, rewards = self.locals["new_obs"], self.locals["rewards"]
+            reached = reached_observations(observed, dones, self.locals["infos"])
+        self.seen.append(self.model._last_obs)
+        self.recorder.step(self.observed, actions, rewards, reached, dones)
+        self.observed = observed
         self.finished_returns.extend(self.returns.step(rewards, dones).tolist())
         return True
 
@@ -68,8 +78,7 @@ class HistoryLoggerCallback(BaseCallback):
 
         The policy does not change before the rollout ends, so one pass over all states gives them.
         """
-        start, _ = self.recorder.regions[-1]
-        states = np.stack(self.recorder.steps["states"][start:])  # (n_steps, E, dim)
+        states = np.stack(self.seen)  # (n_steps, E, dim)
         with torch.no_grad():
             flat = torch.as_tensor(states.reshape(-1, *self.model.observation_space.shape))
             arrays = policy_arrays(self.model.policy.get_distribution(flat).distribution)

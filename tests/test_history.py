@@ -68,7 +68,29 @@ def test_exploration_bonus_counts_visits_of_all_streams():
     np.testing.assert_allclose(bonus.step([up, up])[1], 1 + 0.3 / np.sqrt([2, 2]), rtol=1e-6)  # (0, 1), the goal
     np.testing.assert_allclose(bonus.step([down, stay])[1], [0.3, 1 + 0.3 / np.sqrt(3)], rtol=1e-6)  # ends here
     np.testing.assert_allclose(bonus.step([stay, stay])[1], 0.3 / np.sqrt([3, 3]), rtol=1e-6)  # the centre again
-    np.testing.assert_array_equal(bonus.earned, [0, 0])
+
+
+def test_a_history_is_not_normalized_though_its_source_is():
+    """Pendulum's own numbers, and the distributions that its policy acted from."""
+    settings = ["n_stream=2", "n_steps=150", "total_source_timesteps=600", "batch_size=100", "normalize=true"]
+    source, history, config = record_shipped("pendulum", "ppo_pendulum", *settings)
+    states, dones = history["states"], history["dones"]
+    for name in ("states", "next_states"):  # cosine, sine, velocity
+        np.testing.assert_allclose((history[name][..., :2] ** 2).sum(-1), 1, rtol=1e-5)
+    assert dones.sum() == 6 and np.array_equal(states[1:][~dones[:-1]], history["next_states"][:-1][~dones[:-1]])
+    angle = np.arctan2(states[..., 1], states[..., 0])  # as in Gymnasium's source
+    torque = history["actions"][..., 0]
+    np.testing.assert_allclose(
+        history["rewards"], -(angle**2 + 0.1 * states[..., 2] ** 2 + 0.001 * torque**2), rtol=1e-3, atol=1e-4
+    )
+    means = mean_return_per_rollout(history["rewards"], dones, [(0, 150), (150, 300)])
+    assert means.max() < -100 and np.abs(source.rollout_buffer.rewards).max() <= 10
+    seen, buffer = source.rollout_buffer.observations, source.rollout_buffer
+    assert np.abs(seen.reshape(-1, 3)[:, 2]).max() < 4 < np.abs(states[150:, :, 2]).max()  # velocities
+    policy = torch.distributions.Normal(*(torch.tensor(history[f"action_{name}"][150:]) for name in ("means", "stds")))
+    taken = buffer.actions.reshape(2, 150, 1).swapaxes(0, 1)
+    expected = buffer.log_probs.reshape(2, 150).T
+    np.testing.assert_allclose(policy.log_prob(torch.tensor(taken)).sum(-1), expected, atol=1e-4)
 
 
 def test_a_history_holds_rewards_without_the_exploration_bonus():
