@@ -65,6 +65,13 @@ for _family in FAMILIES.values():
 gym.register("Bandit-v0", entry_point="env.bandit:Bandit")
 gym.register("DelayedBandit-v0", entry_point="env.bandit:Bandit", kwargs={"delay": 50})
 gym.register("CartPoleTask-v0", entry_point="env.cartpole:CartPoleTask", max_episode_steps=200)
+gym.register("FrozenLakeTask-v0", entry_point="env.frozen_lake:FrozenLakeTask", max_episode_steps=50)
+gym.register("HiddenGoal-v0", entry_point="env.hidden_goal:HiddenGoal")
+gym.register("ReacherTask-v0", entry_point="env.mujoco_tasks:ReacherTask", max_episode_steps=50)
+gym.register("HalfCheetahVel-v0", entry_point="env.mujoco_tasks:HalfCheetahVel", max_episode_steps=200)
+gym.register(
+    "MetaWorldReach-v0", entry_point="env.metaworld_tasks:ReachTask", max_episode_steps=500, disable_env_checker=True
+)
 
 
 def list_tasks(config: dict) -> list[dict]:
@@ -73,10 +80,12 @@ def list_tasks(config: dict) -> list[dict]:
     With `n_tasks` these are a sample, drawn with `task_seed`. With a larger one the first tasks stay the same.
     """
     n_tasks, rng = config["n_tasks"], np.random.default_rng(config["task_seed"])
-    if ranges := config["task_ranges"]:  # sorted, so that their order in the YAML does not matter
-        low, high = np.array([ranges[name] for name in sorted(ranges)], dtype=float).T
-        drawn = rng.uniform(low, high, size=(n_tasks, len(ranges))).tolist()
-        return [config["env_kwargs"] | dict(zip(sorted(ranges), values)) for values in drawn]
+    if (ranges := config["task_ranges"]) or config["task_number"]:
+        names = sorted(ranges)  # so that their order in the YAML does not matter
+        low, high = np.array([ranges[name] for name in names], dtype=float).reshape(-1, 2).T
+        drawn = rng.uniform(low, high, size=(n_tasks, len(names))).tolist()
+        numbers = [{config["task_number"]: i} if config["task_number"] else {} for i in range(n_tasks)]
+        return [config["env_kwargs"] | number | dict(zip(names, values)) for number, values in zip(numbers, drawn)]
     family = whole_family(config)
     return family if n_tasks is None else [family[i] for i in rng.permutation(len(family))[:n_tasks]]
 

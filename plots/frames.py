@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from ctypes.util import find_library
 from pathlib import Path
 from textwrap import wrap
 
@@ -31,6 +34,7 @@ MOST_FRAMES = 100  # of an episode; of longer ones every n-th step is shown
 
 def check_renders(config: dict, task: dict) -> None:
     """Raise InputError where the environment cannot draw itself."""
+    advice = choose_mujocos_renderer()
     try:
         made = env.make_env(config, task, render_mode="rgb_array")
         made.reset()
@@ -38,12 +42,26 @@ def check_renders(config: dict, task: dict) -> None:
         made.close()
     except Exception as error:  # whatever a user's environment raises, or a library that it draws with
         raise InputError(
-            f"--render: env '{config['env']}' cannot be drawn here: {describe_foreign_error(error)}; leave --render out"
+            f"--render: env '{config['env']}' cannot be drawn here: {describe_foreign_error(error)}; {advice}leave --render out"
         ) from error
     if not isinstance(picture, np.ndarray):
         raise InputError(
             f"--render: env '{config['env']}' draws no rgb_array, but {type(picture).__name__}; leave --render out"
         )
+
+
+def choose_mujocos_renderer() -> str:
+    """Without a screen, let MuJoCo draw with EGL or OSMesa; where there is neither, return what to install.
+
+    Left to itself it takes GLFW, which fails only when it draws.
+    """
+    if sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"} & set(os.environ):
+        return ""
+    for library, name in (("EGL", "egl"), ("OSMesa", "osmesa")):
+        if find_library(library):
+            os.environ["MUJOCO_GL"] = name
+            return ""
+    return "if it is one of MuJoCo's, install a library that draws without a screen (apt-get install libegl1); "
 
 
 def film_tasks(model: Model, config: dict, tasks: list[dict], episodes: int, seed: int) -> FrameRecorder:

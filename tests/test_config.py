@@ -42,6 +42,8 @@ def family_of(path) -> dict:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*/*.yaml")), ids=lambda path: path.stem)
 def test_shipped_files_are_accepted_and_explained(path):
+    if "metaworld" in path.stem:
+        pytest.importorskip("metaworld")  # of a requirements file of its own
     section = path.parent.name
     config = load_config(family_of(path) | {section: path}, checks=CHECKS)
     assert set(get_config(path)) <= set(KEYS[section])

@@ -1,0 +1,40 @@
+"""FrozenLake on random maps: which cells are holes is what differs between tasks."""
+
+from __future__ import annotations
+
+import numpy as np
+from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv, generate_random_map
+
+
+class FrozenLakeTask(FrozenLakeEnv):
+    """Gymnasium's FrozenLake; the observation is the cell alone, so the map has to be found out.
+
+    Args:
+        map_seed: of the map; there is always a way from the start to the goal.
+        size: rows and columns.
+        frozen: the chance that a cell is no hole.
+        is_slippery: whether two of three steps go to a side.
+        settings: FrozenLake's own, such as `render_mode`.
+
+    Attributes:
+        optimal_return: the chance of the best policy to reach the goal, if time does not matter.
+    """
+
+    def __init__(self, map_seed: int = 0, size: int = 6, frozen: float = 0.8, is_slippery: bool = False, **settings):
+        self.map = generate_random_map(size=size, p=frozen, seed=map_seed)
+        super().__init__(desc=self.map, is_slippery=is_slippery, **settings)
+
+    @property
+    def optimal_return(self) -> float:
+        values = np.zeros(self.observation_space.n)
+        for _ in range(1000):  # value iteration
+            values = np.array(
+                [
+                    max(
+                        sum(p * (reward + (not ends) * values[s]) for p, s, reward, ends in outcomes)
+                        for outcomes in of_cell.values()
+                    )
+                    for of_cell in self.P.values()
+                ]
+            )
+        return float(values[0])
