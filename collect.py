@@ -6,12 +6,25 @@ on where it stopped; the parts are joined at the end. The layout of the file is 
 
 from __future__ import annotations
 
+import argparse
 import signal
+
+from scripts import BAR_SECONDS, add_config_arguments, config_paths, run_script
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_config_arguments(parser, ("env", "algorithm"))
+    parser.add_argument("--traj-dir", default="datasets", help="folder of the history file (default: %(default)s)")
+    parser.add_argument("--log-dir", default="runs/source", help="TensorBoard folder (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file (default: keep it)")
+    return parser.parse_args(argv)
+
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the long imports ends it without a traceback
+    parse_arguments(None)  # --help and mistakes are answered before them
 
-import argparse
 import multiprocessing
 import os
 import shutil
@@ -37,19 +50,9 @@ from history.format import history_path
 from history.origin import Damaged, read_origin, reading
 from history.writer import join_files, task_attributes, write_history
 from ranks import Ranks
-from scripts import BAR_SECONDS, add_config_arguments, config_paths, run_script
 from utils import get_config, n_cores
 
 CHECKS = (env.config_problems, algorithm.config_problems, env.probe_tasks)
-
-
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_config_arguments(parser, ("env", "algorithm"))
-    parser.add_argument("--traj-dir", default="datasets", help="folder of the history file (default: %(default)s)")
-    parser.add_argument("--log-dir", default="runs/source", help="TensorBoard folder (default: %(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file (default: keep it)")
-    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:

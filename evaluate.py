@@ -5,38 +5,12 @@ Prints a table, and writes the returns with their settings (.npz) and a figure (
 
 from __future__ import annotations
 
+import argparse
 import signal
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the long imports ends it without a traceback
-
-import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
-import yaml
-from tqdm import tqdm
-
-import env
-from checkpoints import EVALUATION_KEYS, checkpoint_paths, load_checkpoint, newest_readable_checkpoint
-from config.loading import complete_config, free_in_evaluation, override_config
 from config.schema import ALL_KEYS
-from files import InputError, make_folder, write_atomically
-from history.format import history_path
-from history.returns import source_curve
-from model import load_model
-from model.acting import RandomActor, run_actor
-from plots.frames import check_renders, film_tasks, save_film
-from plots.intervals import interval
-from plots.returns import plot_returns
-from plots.style import save_figure
-from ranks import Ranks
 from scripts import BAR_SECONDS, add_device_argument, add_set_argument, positive, run_script, seed_number
-from utils import choose_device
 
-N_RANDOM_EPISODES = 100
 EPISODES, REPEATS, ENVS_AT_ONCE = 100, 16, 1024
 
 
@@ -72,6 +46,36 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--render", action="store_true", help="also write a film (.gif) of one repeat of the first tasks (default: no)")
     add_set_argument(parser)
     return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the long imports ends it without a traceback
+    parse_arguments(None)  # --help and mistakes are answered before them
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from tqdm import tqdm
+
+import env
+from checkpoints import EVALUATION_KEYS, checkpoint_paths, load_checkpoint, newest_readable_checkpoint
+from config.loading import complete_config, free_in_evaluation, override_config
+from files import InputError, make_folder, write_atomically
+from history.format import history_path
+from history.returns import source_curve
+from model import load_model
+from model.acting import RandomActor, run_actor
+from plots.frames import check_renders, film_tasks, save_film
+from plots.intervals import interval
+from plots.returns import plot_returns
+from plots.style import save_figure
+from ranks import Ranks
+from utils import choose_device
+
+N_RANDOM_EPISODES = 100
 
 
 @dataclass

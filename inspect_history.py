@@ -8,11 +8,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-
-import env
-from history.checks import TaskReport, check_file
-from history.origin import Origin
 from scripts import run_script
 
 
@@ -20,6 +15,16 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="history file, as collect.py writes it")
     return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_arguments(None)  # --help and mistakes are answered before the long imports
+
+import numpy as np
+
+import env
+from history.checks import TaskReport, check_file
+from history.origin import Origin
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,12 +6,28 @@ from the newest checkpoint there, and does nothing when the run is complete.
 
 from __future__ import annotations
 
+import argparse
 import signal
+
+from scripts import BAR_SECONDS, add_config_arguments, add_device_argument, config_paths, given_paths, run_script
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_config_arguments(parser, ("env", "algorithm", "model"))
+    parser.add_argument("--traj-dir", default="datasets", help="folder of the history file (default: %(default)s)")
+    parser.add_argument(
+        "--run-dir", help="folder of this run (default: runs/ENV_ALG_MODEL-CONFIG_split-SEED_seed-SEED)"
+    )
+    add_device_argument(parser)
+    parser.add_argument("--overwrite", action="store_true", help="start the run anew (default: go on with it)")
+    return parser.parse_args(argv)
+
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the long imports ends it without a traceback
+    parse_arguments(None)  # --help and mistakes are answered before them
 
-import argparse
 import math
 import sys
 from contextlib import nullcontext
@@ -45,24 +61,11 @@ from history.origin import read_origin
 from model import config_problems as model_problems
 from model import make_model
 from ranks import Ranks
-from scripts import BAR_SECONDS, add_config_arguments, add_device_argument, config_paths, given_paths, run_script
 from training_log import TrainingLog
 from utils import choose_device, git_commit, library_versions, set_seed
 
 N_TEST_BATCHES = 8  # enough windows for a loss that is steady to about 1 %
 N_STANDARDISE = 1000  # windows from which the scale of real-valued inputs is taken
-
-
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_config_arguments(parser, ("env", "algorithm", "model"))
-    parser.add_argument("--traj-dir", default="datasets", help="folder of the history file (default: %(default)s)")
-    parser.add_argument(
-        "--run-dir", help="folder of this run (default: runs/ENV_ALG_MODEL-CONFIG_split-SEED_seed-SEED)"
-    )
-    add_device_argument(parser)
-    parser.add_argument("--overwrite", action="store_true", help="start the run anew (default: go on with it)")
-    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -303,6 +303,15 @@ def test_help_names_every_default():
         assert len(options) >= 6 and all("default:" in option or option.startswith("help") for option in options)
 
 
+@pytest.mark.parametrize("script", ["collect", "train", "evaluate", "inspect_history"])
+def test_help_is_answered_before_the_long_imports(script):
+    command = [sys.executable, "-X", "importtime", f"{script}.py", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "yaml" in imported
+    assert not imported & {"torch", "stable_baselines3", "matplotlib", "h5py", "numpy"}
+
+
 def test_effective_config_survives_yaml():
     config = load_config(DEFAULT_CONFIG) | env.describe_spaces(load_config(DEFAULT_CONFIG))
     assert yaml.safe_load(yaml.safe_dump(config)) == config
