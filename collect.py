@@ -1,7 +1,8 @@
 """Collect the learning histories of a source algorithm: one HDF5 file, one group per task.
 
 Every task is written to a part file of its own as soon as it is finished, so an interrupted run goes
-on where it stopped; the parts are joined at the end. The layout of the file is described in README.md.
+on where it stopped; the parts are joined at the end. With --shards some tasks at a time are joined as soon
+as they are finished, and the end is an index that names their files. README.md describes the file's layout.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import signal
 
-from scripts import BAR_SECONDS, add_config_arguments, config_paths, run_script
+from scripts import BAR_SECONDS, add_config_arguments, config_paths, positive, run_script
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -18,6 +19,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--traj-dir", default="datasets", help="folder of the history file (default: %(default)s)")
     parser.add_argument("--log-dir", default="runs/source", help="TensorBoard folder (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file (default: keep it)")
+    parser.add_argument(
+        "--shards", type=positive, metavar="TASKS",
+        help="leave a file for every so many tasks, and a small one that names them (default: one file of all)",
+    )  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -30,6 +35,8 @@ import os
 import shutil
 import sys
 import threading
+from collections.abc import Callable
+from itertools import groupby
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TextIO
@@ -47,7 +54,8 @@ from config.loading import differences, load_config, recorded_settings
 from config.schema import KEYS
 from files import InputError, describe_foreign_error, lock, make_folder, one_line, remove_temporaries, write_atomically
 from history.format import history_path
-from history.origin import Damaged, read_origin, reading
+from history.join import files_of_tasks, make_shards, remove_unnamed_shards, shard_maker, unnamed_shards, write_index
+from history.origin import Damaged, read_origin, reading, task_numbers
 from history.writer import join_files, task_attributes, write_history
 from ranks import Ranks
 from utils import get_config, n_cores
@@ -68,13 +76,16 @@ def main(argv: list[str] | None = None) -> int:
         ranks.leave()
         return 0
     pending, prepared = work
+    shards = [list(tasks) for _, tasks in groupby(pending, lambda task: task // (args.shards or 1))]
+    own = [task for shard in ranks.share(shards) for task in shard]  # a shard's tasks are collected by one rank
+    on_finished = shard_maker(parts, own, args.shards, config) if args.shards else None
     try:
-        found = collect_tasks(config, ranks.share(pending), parts, log_dir, ranks, prepared)
+        found = collect_tasks(config, own, parts, log_dir, ranks, prepared, on_finished)
     except KeyboardInterrupt:
         print(f"\ninterrupted; finished tasks are kept in {parts}, the same command goes on", file=sys.stderr)
         return 130
     failures = {task: cause for of_rank in ranks.gather(found) for task, cause in of_rank.items()}
-    ranks.first_does(lambda: finish(config, output, parts, failures))
+    ranks.first_does(lambda: finish(config, output, parts, failures, args.shards))
     ranks.leave()
     return 1 if failures else 0
 
@@ -104,21 +115,29 @@ def prepare(
     make_folder(log_dir)
     held = lock(output)
     remove_temporaries(output.parent, output.name)
+    if not parts.exists() and (left := unnamed_shards(output)):  # killed just before it could write the index
+        left[-1].rename(parts)
     prepare_parts(parts, config, overwrite)
     tasks = range(len(env.list_tasks(config)))
-    pending = [task for task in tasks if not is_finished(parts / f"{task}.hdf5", task)]
+    finished = {task for path in parts.glob("*.hdf5") for task in finished_tasks(path)}
+    pending = [task for task in tasks if task not in finished]
     if len(pending) < len(tasks):
         print(f"going on: {len(tasks) - len(pending)} of {len(tasks)} tasks are already finished in {parts}")
     return pending, prepared, held
 
 
-def finish(config: dict, output: Path, parts: Path, failures: dict[int, str]) -> None:
-    """Join the parts into the output, or report what failed."""
+def finish(config: dict, output: Path, parts: Path, failures: dict[int, str], shard_tasks: int | None) -> None:
+    """Join the parts into the output, or name them there, or report what failed."""
     n_tasks = len(env.list_tasks(config))
     for task, cause in sorted(failures.items()):
         print(f"task {task} failed: {cause}", file=sys.stderr)
     if failures:
         print(f"{len(failures)} of {n_tasks} tasks failed; the same command repeats only these", file=sys.stderr)
+        return
+    if shard_tasks:
+        make_shards(parts, range(n_tasks), shard_tasks, config)  # what an interrupted run has left single
+        write_index(output, parts, config)
+        print(f"wrote {output}: {n_tasks} tasks in shards of {shard_tasks}")
         return
     join_parts(output, parts, n_tasks, config)
     print(f"wrote {output}: {n_tasks} tasks, {output.stat().st_size / 1e6:.1f} MB")
@@ -155,28 +174,40 @@ def prepare_parts(parts: Path, config: dict, overwrite: bool = False) -> None:
     write_atomically(settings, lambda path: path.write_text(yaml.safe_dump(recorded_settings(config))))
 
 
-def is_finished(path: Path, task: int) -> bool:
-    """Whether a part is there and whole; a damaged one is told and removed."""
+def finished_tasks(path: Path) -> list[int]:
+    """The tasks of a part or a shard; none where it is damaged, which is told, and the file removed."""
     if not path.is_file():
-        return False
+        return []
     try:
         with reading(path), h5py.File(path) as file:
-            for data in file[str(task)].values():
-                data[()]  # compares the checksums
-        return True
+            tasks = task_numbers(file)
+            for task in tasks:
+                for data in file[str(task)].values():
+                    data[()]  # compares the checksums
+        return tasks
     except Damaged as error:
-        print(f"{path}: damaged ({one_line(error.__cause__, 200)}); task {task} is collected again", file=sys.stderr)
+        print(f"{path}: damaged ({one_line(error.__cause__, 200)}); its tasks are collected again", file=sys.stderr)
         path.unlink()
-        return False
+        return []
 
 
 # Running ------------------------------------------------------------------------------------------
 
 
 def collect_tasks(
-    config: dict, tasks: list[int], parts: Path, log_dir: Path, ranks: Ranks, prepared: dict | None = None
+    config: dict,
+    tasks: list[int],
+    parts: Path,
+    log_dir: Path,
+    ranks: Ranks,
+    prepared: dict | None = None,
+    on_finished: Callable[[int], None] | None = None,
 ) -> dict[int, str]:
-    """Run every task in a process of its own, `n_process` at a time; return the causes of failures."""
+    """Run every task in a process of its own, `n_process` at a time; return the causes of failures.
+
+    Args:
+        on_finished: called with each task whose part is written.
+    """
     n_process = config["n_process"] or max(1, n_cores() // ranks.n_local)
     waiting, running, failures, interrupts = list(tasks), {}, {}, []
     context = multiprocessing.get_context("forkserver")
@@ -200,6 +231,8 @@ def collect_tasks(
                     worker.join()
                     if worker.exitcode == 0:
                         bar.set_postfix(task=task, mean_return=f"{receiver.recv():.2f}")
+                        if on_finished:
+                            on_finished(task)
                     else:
                         failures[task] = failure_cause(worker, receiver)
                     bar.update()
@@ -258,8 +291,10 @@ def collect_task(config: dict, task: int, path: Path, log_dir: Path | None, prep
 
 def join_parts(output: Path, parts: Path, n_tasks: int, config: dict) -> None:
     """Join the parts into the final file, which gets its name only when it is whole; drop the parts."""
-    join_files(output, {task: parts / f"{task}.hdf5" for task in range(n_tasks)}, config)
+    files = files_of_tasks(parts)
+    join_files(output, {task: files[task] for task in range(n_tasks)}, config)
     shutil.rmtree(parts)
+    remove_unnamed_shards(output)
 
 
 if __name__ == "__main__":

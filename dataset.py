@@ -223,9 +223,14 @@ class ADDataset(Dataset):
                 stride = longest
         self.blank_starts = self.config["blank_starts"] and knows_rollouts
         n_regions = np.array([len(of_task) for of_task in regions] or [0] * len(self.tasks))
-        spans = np.zeros((len(self.tasks), max(1, n_regions.max()), 2), dtype=np.int64)
-        for task, of_task in enumerate(regions):
-            spans[task, : len(of_task)] = np.array(of_task).reshape(-1, 2)
+        if knows_rollouts and all(
+            of_task is regions[0] for of_task in regions
+        ):  # as where the file says that all are alike
+            spans = np.broadcast_to(np.array(regions[0]), (len(self.tasks), len(regions[0]), 2))
+        else:
+            spans = np.zeros((len(self.tasks), max(1, n_regions.max()), 2), dtype=np.int64)
+            for task, of_task in enumerate(regions):
+                spans[task, : len(of_task)] = np.array(of_task).reshape(-1, 2)
         starts, stops = spans[..., 0], spans[..., 1]
         self.timeline = Timeline(self.history.task_steps, n_regions, starts, stops - starts, stride)
         if self.draws_histories and knows_rollouts:

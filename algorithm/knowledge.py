@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from files import InputError
-from history.origin import reading
+from history.origin import reading, task_group
 
 MOST_PAID = 2  # more rewards within an episode are not told apart
 MOST_OBSERVATIONS = 1_000  # each may be one hypothesis more, and each hypothesis has a policy for all of them
@@ -148,10 +148,11 @@ def learn_from(
 def _read_task(path: Path, task: int, numbers: Numbers) -> tuple[np.ndarray, ...]:
     """A task's different steps, and what `Counts` keeps of each; (U',) all."""
     with reading(path), h5py.File(path) as file:
-        missing = [name for name in NEEDED if name not in file[str(task)]] if str(task) in file else [str(task)]
+        group = task_group(file, path, task)
+        missing = [str(task)] if group is None else [name for name in NEEDED if name not in group]
         if missing:
             raise InputError(f"{path}: lacks {', '.join(missing)}, which alg: Explorer learns from; collect it again")
-        states, actions, rewards, reached, dones = (file[str(task)][name][()] for name in NEEDED)
+        states, actions, rewards, reached, dones = (group[name][()] for name in NEEDED)
     situations = numbers.situations(numbers.observations(states), rewards_before(rewards, dones))
     taken = numbers.steps(situations, actions.astype(np.int64), numbers.observations(reached))
     steps, which, n_taken = np.unique(taken.ravel(), return_inverse=True, return_counts=True)

@@ -18,7 +18,7 @@ from config.schema import KEYS
 from files import InputError, describe_foreign_error
 from history.format import REQUIRED_FIELDS, RESULTS, argument_name, as_attribute, attribute_name, from_attribute
 from history.markers import find_regions, of_first_stream
-from history.origin import Origin, open_history, origin_of, reading, task_numbers
+from history.origin import Origin, open_history, origin_of, reading, task_group, task_numbers
 from history.reader import NUMBER_KINDS, HistoryFile
 from history.returns import mean_return_per_rollout
 
@@ -154,7 +154,7 @@ def _read_task(path: Path, file: h5py.File, task: int) -> tuple[TaskReport, Arra
     report, arrays = TaskReport(task, f"{path}:/{task}"), {}
     try:
         with reading(path):
-            group = file.get(str(task))
+            group = task_group(file, path, task)
             if not isinstance(group, h5py.Group):
                 raise InputError(f"{report.place}: is no group; collect it again")
             report.attributes = {name: np.asarray(value).tolist() for name, value in group.attrs.items()}

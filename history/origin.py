@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -67,8 +68,8 @@ def origin_of(file: h5py.File, path: Path, config: dict | None = None) -> Origin
     """`read_origin` for a file that is open."""
     recorded = recorded_config(file, path, config)
     with reading(path, config):
-        told, tasks = dict(file.attrs), task_numbers(file)
-        first = file.get(str(tasks[0])) if tasks else None
+        told = dict(file.attrs)
+        first = task_group(file, path, first_task(file), config)
         fields = frozenset(first) if isinstance(first, h5py.Group) else frozenset()
         length = recorded.get("n_steps")
         if not isinstance(length, int) or length < 2:
@@ -136,16 +137,54 @@ def task_numbers(file: h5py.File) -> list[int]:
     return sorted(int(name) for name in file if name.isdecimal() and name == str(int(name)))
 
 
+def first_task(file: h5py.File) -> int | None:
+    """The lowest task of an open file; None if it holds none. Mostly 0: then the others are not listed."""
+    return 0 if file.id.links.exists(b"0") else min(task_numbers(file), default=None)
+
+
+def task_group(file: h5py.File, path: Path, task: int | None, config: dict | None = None) -> h5py.Group | None:
+    """The group of a task in an open file, or in the shard that holds it; None if there is no such task.
+
+    Raises:
+        InputError: the file names a shard for it that is missing, damaged, or lacks it.
+    """
+    with reading(path, config):
+        group, shard = file.get(str(task)), find_shard(file, task)
+    if group is not None or shard is None:
+        return group
+    check_shards(path, [shard], config)
+    with reading(path, config, shard), h5py.File(shard):
+        raise InputError(f"{shard}: has no group '{task}', for which {path} names it; collect it again")
+
+
+def check_shards(path: Path, shards: Iterable[Path], config: dict | None = None) -> None:
+    """Raise InputError where a shard that a history file names is missing."""
+    for shard in sorted(shards):
+        if not shard.is_file():
+            raise InputError(
+                f"{path}: its shard {shard} is missing; move it back, or collect again with: "
+                f"{collect_command(config, path)} --overwrite"
+            )
+
+
+def find_shard(file: h5py.File, task: int | None) -> Path | None:
+    """The file that an open history file names for a task; None where it holds the task itself, or has no such task."""
+    name, links = str(task).encode(), file.id.links
+    if not links.exists(name) or links.get_info(name).type != h5py.h5l.TYPE_EXTERNAL:
+        return None
+    return Path(file.filename).parent / os.fsdecode(links.get_val(name)[0])
+
+
 @contextmanager
-def reading(path: Path, config: dict | None = None) -> Iterator[None]:
-    """Around calls of h5py: what it raises for a damaged file becomes `Damaged`. Nothing else does."""
+def reading(path: Path, config: dict | None = None, shard: Path | None = None) -> Iterator[None]:
+    """Around calls of h5py: what it raises for a damaged file, or its shard, becomes `Damaged`. Nothing else does."""
     try:
         yield
     except DAMAGE as error:
         if isinstance(error, OSError) and error.errno:  # the system's: no permission, locked, a broken disk
-            raise InputError(f"{path}: cannot be read ({one_line(error, 200)})") from error
+            raise InputError(f"{shard or path}: cannot be read ({one_line(error, 200)})") from error
         raise Damaged(
-            f"{path}: damaged or no HDF5 file ({one_line(error, 200)}); collect it again with: "
+            f"{shard or path}: damaged or no HDF5 file ({one_line(error, 200)}); collect it again with: "
             f"{collect_command(config, path)} --overwrite"
         ) from error
 

@@ -17,10 +17,11 @@ import env
 from files import InputError
 from history.format import FIELDS, REQUIRED_FIELDS, soft_target_names
 from history.markers import find_regions, of_first_stream
-from history.origin import check_env, open_history, reading, recorded_config
+from history.origin import check_env, check_shards, find_shard, open_history, reading, recorded_config, task_group
 
 MEMORY_SHARE = 0.5  # of what is free; larger datasets stay in the file
 CACHE_BYTES = 256e6  # for pieces of such a dataset
+GROUPS_KEPT = 256  # open at a time; their shards are open too, and a process may mostly open 1,024 files
 NUMBER_KINDS = "biufc"  # of dtypes: True or False, whole, real and complex numbers
 Group = dict[str, h5py.Dataset]  # of a task: its datasets that this code reads
 
@@ -62,25 +63,67 @@ class HistoryFile:
             file = opened.enter_context(open_history(path, config))
             if spaces is None:  # else the config's env is not known, so there is nothing to compare
                 check_env(recorded_config(file, path, config), path, config)
-            groups = [self._open_group(file, task) for task in tasks]
+            with reading(path, config):
+                are_alike = "every_task" in file.attrs  # then one task tells what all of them hold
+                shards = {find_shard(file, task) for task in tasks} if find_shard(file, tasks[0]) else set()
+            check_shards(path, shards - {None}, config)
+            groups = [self._open_group(file, task) for task in (tasks[:1] if are_alike else tasks)]
             self._choose_names(groups)
             steps, streams = zip(*(self._sizes_to_use(group, source_timesteps, n_stream) for group in groups))
-            self.task_steps, self.n_streams = np.array(steps), min(streams)
+            n_alike = len(tasks) if are_alike else 1
+            self.task_steps, self.n_streams = np.array(steps * n_alike), min(streams)
             self.task_offset = np.concatenate([[0], np.cumsum(self.task_steps)])
             for group in groups:
                 self._check_shapes(group)
-            self.regions = [self._regions(g, n) for g, n in zip(groups, self.task_steps)] if self.has_markers else []
+            regions = [self._regions(g, n) for g, n in zip(groups, steps)] if self.has_markers else []
+            self.regions = regions * n_alike
+            self.file, self.tasks = file, tasks
+            self.groups = OrderedDict(enumerate(groups))  # those that are open
+            self.n_kept = max(len(groups), GROUPS_KEPT)
             self.arrays = {name: StoredArray(self, name, groups) for name in self.names}
             if self._fits_in_memory():
-                self.arrays = {name: array.read_all() for name, array in self.arrays.items()}
+                self.arrays = self._read_all()
             else:
                 opened.pop_all()  # the arrays go on reading
+
+    def _read_all(self) -> dict[str, np.ndarray]:
+        """The arrays in memory, read one task after the other."""
+        results = {name: np.empty(array.shape, dtype=array.dtype) for name, array in self.arrays.items()}
+        for number, n_steps in enumerate(self.task_steps.tolist()):
+            here = slice(*(self.task_offset[number : number + 2] * self.n_streams))
+            for name, array in self.arrays.items():
+                results[name][here] = array.read(number, 0, n_steps).reshape(-1, *array.entry)
+        return results
+
+    def group(self, number: int) -> Group:
+        """The datasets of the `number`-th task.
+
+        Raises:
+            InputError: it is opened for the first time, and does not hold what the file says that every task holds.
+        """
+        if number not in self.groups:
+            while len(self.groups) >= self.n_kept:
+                self.groups.popitem(last=False)
+            group, steps = self._open_group(self.file, self.tasks[number]), int(self.task_steps[number])
+            if missing := [name for name in self.names if name not in group]:
+                raise InputError(
+                    f"{self.path}:/{self.tasks[number]}: lacks the dataset {', '.join(missing)}; collect it again"
+                )
+            self._check_shapes(group)
+            self._sizes_to_use(group, steps, self.n_streams)
+            if self.has_markers and self._regions(group, steps) != self.regions[number]:
+                raise InputError(
+                    f"{self.path}:/{self.tasks[number]}: its regions are not those of the other tasks; collect it again"
+                )
+            self.groups[number] = group
+        self.groups.move_to_end(number)
+        return self.groups[number]
 
     def _open_group(self, file: h5py.File, task: int) -> Group:
         place = f"{self.path}:/{task}"
         names = (*FIELDS, "next_states", *soft_target_names(self.action_space), "compress_markers")
         with reading(self.path, self.config):
-            group = file.get(str(task))
+            group = task_group(file, self.path, task, self.config)
             if not isinstance(group, h5py.Group):
                 n_tasks = len(env.list_tasks(self.config))
                 raise InputError(f"{self.path}: has no group '{task}'; the config's env has tasks 0 to {n_tasks - 1}")
@@ -199,12 +242,12 @@ class StoredArray:
     """
 
     def __init__(self, history: HistoryFile, name: str, groups: list[Group]):
-        self.history, self.name, self.data = history, name, [group[name] for group in groups]
-        self.dtype = np.result_type(*(data.dtype for data in self.data)).newbyteorder("=")
+        self.history, self.name = history, name
+        self.dtype = np.result_type(*(group[name].dtype for group in groups)).newbyteorder("=")
         self.entry = history.entry_shape(name)
         self.shape = (int(history.task_offset[-1]) * history.n_streams, *self.entry)
         self.n_bytes = int(np.prod(self.shape)) * self.dtype.itemsize
-        self.piece_steps = (self.data[0].chunks or (1000,))[0]
+        self.piece_steps = (groups[0][name].chunks or (1000,))[0]
         self.pieces: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         piece_bytes = self.piece_steps * history.n_streams * int(np.prod(self.entry)) * self.dtype.itemsize
         self.n_kept = max(1, int(CACHE_BYTES / len(history.names) / piece_bytes))
@@ -229,26 +272,19 @@ class StoredArray:
                 self.pieces.popitem(last=False)
             start = piece * self.piece_steps
             stop = min(start + self.piece_steps, int(self.history.task_steps[task]))
-            self.pieces[task, piece] = self._read(task, start, stop)
+            self.pieces[task, piece] = self.read(task, start, stop)
         self.pieces.move_to_end((task, piece))
         return self.pieces[task, piece]
 
-    def _read(self, task: int, start: int, stop: int) -> np.ndarray:
+    def read(self, task: int, start: int, stop: int) -> np.ndarray:
         """(stop - start, E, *entry) steps of one task, checked."""
-        data, n_streams = self.data[task], self.history.n_streams
-        with reading(self.history.path, self.history.config):
+        data, n_streams = self.history.group(task)[self.name], self.history.n_streams
+        held_by = Path(data.file.filename)  # a shard, if there are any
+        with reading(self.history.path, self.history.config, held_by):
             values = data[start:stop, :n_streams]
         values = values.reshape(stop - start, n_streams, *self.entry)
-        self.history.check_values(f"{self.history.path}:{data.name}", self.name, values, start)
+        self.history.check_values(f"{held_by}:{data.name}", self.name, values, start)
         return values
-
-    def read_all(self) -> np.ndarray:
-        """The whole array, in memory."""
-        offset, n_streams = self.history.task_offset, self.history.n_streams
-        result = np.empty((offset[-1], n_streams, *self.entry), dtype=self.dtype)
-        for task, (start, stop) in enumerate(zip(offset[:-1], offset[1:])):
-            result[start:stop] = self._read(task, 0, stop - start)
-        return result.reshape(self.shape)
 
 
 def available_memory() -> float:

@@ -13,7 +13,7 @@ import numpy as np
 import env
 from files import InputError
 from history.markers import of_first_stream, region_bounds
-from history.origin import Origin, check_env, open_history, origin_of, reading
+from history.origin import Origin, check_env, open_history, origin_of, reading, task_group
 
 
 class RunningReturns:
@@ -90,7 +90,9 @@ def _returns_and_ends(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mean return in each rollout of a task, and the episodes per stream that ended in it; both (rollouts,)."""
     with reading(path, config):
-        group = file[str(task)]
+        group = task_group(file, path, task, config)
+        if group is None:
+            raise InputError(f"{path}: has no group '{task}'; collect it again")
         names = [name for name in ("compress_markers", "dones", "rewards") if name in group]
         arrays = {name: group[name][()] for name in names}
         returns = group.attrs.get("mean_return_per_rollout")

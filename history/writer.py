@@ -1,10 +1,11 @@
-"""Writing of history files: one task at a time, then all of them joined.
+"""Writing of history files: one task at a time, then all of them joined, or named by an index.
 
 Letters in shapes: T environment steps per stream, E streams.
 """
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def write_history(
             chunks = (min(chunk_steps, len(array)), *array.shape[1:])
             group.create_dataset(name, data=array, chunks=chunks, compression="gzip", shuffle=True, fletcher32=True)
         group.attrs.update(attributes)
+        contents = {name: f"{data.dtype} {data.shape}" for name, data in group.items()}
+        file.attrs["every_task"] = _as_yaml(contents)  # where all tasks agree, readers need not open each one to know
 
 
 def task_attributes(task: dict, seed: int, optimal_return: float | None, history: dict[str, np.ndarray]) -> dict:
@@ -49,36 +52,51 @@ def task_attributes(task: dict, seed: int, optimal_return: float | None, history
     return attributes if optimal_return is None else attributes | {"optimal_return": optimal_return}
 
 
-def join_files(output: Path, parts: dict[int, Path], config: dict) -> None:
-    """Copy the group of every task from its own file into one file, which gets its name only when it is whole.
+def join_files(
+    output: Path, parts: dict[int, Path], config: dict, copy: bool = True, created_utc: str | None = None
+) -> None:
+    """Put all tasks into one file, which gets its name only when it is whole.
 
     Args:
-        parts: the file of each task, as `write_history` writes it.
+        parts: the file that holds each task, as `write_history` or this function writes it.
         config: the effective config, which the joined file records.
+        copy: False leaves the tasks where they are: the file only names, relative to its folder, where each one is
+            (HDF5's external links).
+        created_utc: of the collection; default: now.
 
     Raises:
         WriteError: the file could not be written.
     """
+    tasks_of: dict[Path, list[int]] = {}
+    for task, path in parts.items():
+        tasks_of.setdefault(path, []).append(task)
 
     def write(temporary: Path) -> None:
-        commits, versions = [], []
+        commits, versions, contents = [], [], set()
         with h5py.File(temporary, "w", libver=HDF5_FORMAT) as file:
-            for task, path in parts.items():
+            for path, tasks in tasks_of.items():
                 with h5py.File(path) as part:
-                    part.copy(str(task), file)
+                    for task in tasks if copy else ():
+                        part.copy(str(task), file)
                     commits.append({"git_commit": part.attrs.get("git_commit", NOT_RECORDED)})
                     versions.append(yaml.safe_load(part.attrs.get("versions", "{}")))
+                    contents.add(part.attrs.get("every_task"))
+            for task, path in parts.items() if not copy else ():
+                file[str(task)] = h5py.ExternalLink(os.path.relpath(path, output.parent), f"/{task}")
             file.attrs.update({"format_version": FORMAT_VERSION, "config": _as_yaml(dict(config))})
             file.attrs.update({"versions": _as_yaml(_all_different(versions)), **_all_different(commits)})
-            file.attrs["created_utc"] = datetime.now(UTC).isoformat(timespec="seconds")
+            file.attrs["created_utc"] = created_utc or datetime.now(UTC).isoformat(timespec="seconds")
+            if len(contents) == 1 and None not in contents:
+                file.attrs["every_task"] = contents.pop()
 
     write_atomically(output, write)
 
 
 def _all_different(records: list[dict[str, str]]) -> dict[str, str]:
-    """What the records say under each name, every different value once."""
+    """What the records say under each name, every different value once; a record may hold several, as joined files do."""
     names = dict.fromkeys(name for record in records for name in record)
-    return {name: ", ".join(dict.fromkeys(record.get(name, NOT_RECORDED) for record in records)) for name in names}
+    told = {name: [value for r in records for value in r.get(name, NOT_RECORDED).split(", ")] for name in names}
+    return {name: ", ".join(dict.fromkeys(values)) for name, values in told.items()}
 
 
 def _as_yaml(values: dict) -> str:

@@ -272,10 +272,10 @@ def test_interrupted_collection_repeats_only_what_is_missing(tiny_histories, tmp
     stamps = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.hdf5")}
     collected = []
 
-    def watch(config, tasks, parts, log_dir, ranks, prepared, collect_tasks=collect.collect_tasks):
+    def watch(config, tasks, parts, *more, collect_tasks=collect.collect_tasks):
         collected.extend(tasks)
         assert {path.name: path.stat().st_mtime_ns for path in parts.glob("*.hdf5")} == stamps
-        return collect_tasks(config, tasks, parts, log_dir, ranks, prepared)
+        return collect_tasks(config, tasks, parts, *more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collect, "collect_tasks", watch)
@@ -548,7 +548,7 @@ def test_only_what_hdf5_raises_is_called_damage(tiny_histories, tmp_path, monkey
     part = tmp_path / "0.hdf5"
     part.write_bytes(path.read_bytes())
     with pytest.raises(MemoryError):
-        collect.is_finished(part, 0)
+        collect.finished_tasks(part)
     monkeypatch.setattr(h5py, "File", fail)
     with pytest.raises(MemoryError):
         collect.main(["--traj-dir", str(tiny_histories), *set_flags(*TINY_ENV, *TINY_SOURCE)])
@@ -558,7 +558,7 @@ def test_only_what_hdf5_raises_is_called_damage(tiny_histories, tmp_path, monkey
 
     monkeypatch.setattr(h5py, "File", locked)
     with pytest.raises(InputError, match="cannot be read .*Unable to lock file") as caught:
-        collect.is_finished(part, 0)
+        collect.finished_tasks(part)
     assert "--overwrite" not in str(caught.value) and part.exists()
 
 
