@@ -1,6 +1,6 @@
 """Run all benchmarks, print one table and write it as JSON.
 
-python benchmarks/run_all.py --out benchmarks/results.json     # about 20 minutes on 2 cores
+python benchmarks/run_all.py --out benchmarks/results.json     # about 25 minutes on 2 cores
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ import argparse
 
 import bench_collect
 import bench_evaluate
+import bench_open
 import bench_train
 from common import print_table, write_results
 
-STAGES = {"collection": bench_collect, "training": bench_train, "evaluation": bench_evaluate}
+STAGES = {"collection": bench_collect, "training": bench_train, "evaluation": bench_evaluate, "opening": bench_open}
 
 
 def main(argv: list[str] | None = None) -> None:

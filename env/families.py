@@ -90,6 +90,16 @@ def list_tasks(config: dict) -> list[dict]:
     return family if n_tasks is None else [family[i] for i in rng.permutation(len(family))[:n_tasks]]
 
 
+def count_tasks(config: dict) -> int:
+    """How many tasks `list_tasks` gives."""
+    return len(whole_family(config)) if config["n_tasks"] is None else config["n_tasks"]
+
+
+def first_task(config: dict) -> dict:
+    """The first one of `list_tasks`, without drawing the others."""
+    return list_tasks(config if config["n_tasks"] is None else config | {"n_tasks": 1})[0]
+
+
 def whole_family(config: dict) -> list[dict]:
     """The tasks that `n_tasks` takes a sample of; not for tasks that are drawn from ranges."""
     if config["env"] in FAMILIES:
@@ -99,7 +109,7 @@ def whole_family(config: dict) -> list[dict]:
 
 def split_tasks(config: dict) -> dict[str, list[int]]:
     """Task indices of mode `train`, `test` (held out) and `all`; the one place that splits."""
-    indices = list(range(len(list_tasks(config))))
+    indices = list(range(count_tasks(config)))
     shuffled = indices.copy()
     random.Random(config["env_split_seed"]).shuffle(shuffled)
     n_train = max(1, round(config["train_env_ratio"] * len(indices)))

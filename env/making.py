@@ -13,7 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from config.schema import SOURCE, SPLIT, TASKS, names
-from env.families import FAMILIES, list_tasks
+from env.families import FAMILIES, first_task, list_tasks
 from env.watching import Watched, entry_sizes
 
 _limits: dict[str, int | None] = {}  # of environments that had to be made to know
@@ -71,7 +71,7 @@ def optimal_return(config: dict, task: dict) -> float | None:
 
 def spaces(config: dict) -> tuple[gym.Space, gym.Space]:
     """Observation and action space of the family; all its tasks share them."""
-    with make_env(config, list_tasks(config)[0]) as made:
+    with make_env(config, first_task(config)) as made:
         return made.observation_space, made.action_space
 
 

@@ -35,11 +35,13 @@ class Expected:
     Attributes:
         config: the config it was collected with, completed for reading the file.
         tasks: keyword arguments of every task; None if the env cannot be made here.
+        spaces: of observations and actions; None likewise.
         note: why it cannot be made; "" if it can.
     """
 
     config: dict
     tasks: list[dict] | None
+    spaces: tuple[gym.Space, gym.Space] | None = None
     note: str = ""
 
 
@@ -49,12 +51,13 @@ def expected_of(origin: Origin) -> Expected:
     reading_as = {"in_memory": "always", "compress_interval": origin.rollout_length}
     config = DEFAULTS | origin.recorded | all_arrays | reading_as
     if "env" not in origin.recorded:
-        return Expected(config, None, "it names no env")
+        return Expected(config, None, note="it names no env")
     try:
-        problems = env.config_problems(config)
-        return Expected(config, None if problems else env.list_tasks(config), "; ".join(problems))
+        if problems := env.config_problems(config):
+            return Expected(config, None, note="; ".join(problems))
+        return Expected(config, env.list_tasks(config), env.spaces(config))
     except Exception as error:  # of an env of the user's, or of a config that is none
-        return Expected(config, None, describe_foreign_error(error))
+        return Expected(config, None, note=describe_foreign_error(error))
 
 
 # Measures -----------------------------------------------------------------------------------------
@@ -206,8 +209,8 @@ def _attribute_problems(report: TaskReport, expected: Expected) -> Iterable[str]
 
 def _training_problems(path: Path, report: TaskReport, arrays: Arrays, expected: Expected) -> Iterable[str]:
     """Shapes, values and markers: what training would say of this task alone, and a range that it never checks."""
-    spaces = None
-    if expected.tasks is None:
+    spaces = expected.spaces
+    if spaces is None:
         report.notes.append(f"{path}: what its values may be is guessed, since {expected.note}")
         spaces = guessed_spaces(arrays)
     try:

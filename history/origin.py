@@ -15,6 +15,7 @@ import yaml
 
 import env
 from config.loading import differences, load_config, recorded_settings
+from config.schema import KEYS
 from files import InputError, one_line
 from history.format import FORMAT_VERSION
 from history.markers import of_first_stream, rollout_length
@@ -93,7 +94,10 @@ def recorded_config(file: h5py.File, path: Path, config: dict | None = None) -> 
 
 def env_differences(recorded: dict, config: dict) -> str:
     """In what the env of a recorded config differs from the config's, in words; empty if in nothing."""
-    read = env.keys_read(config) if recorded else ()
+    told = [name for name in KEYS["env"] if name in recorded]
+    if all(recorded[name] == config.get(name) for name in told):
+        return ""  # whichever of them are read, which is costly to tell for many tasks
+    read = env.keys_read(config)
     return differences(recorded, config, [name for name in read if name in recorded], "in the config")
 
 
