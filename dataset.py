@@ -265,7 +265,8 @@ class ADDataset(Dataset):
             raise InputError(
                 f"{self.history.path}: a task has no {max(length, interval)} whole steps; collect it again"
             )
-        if interval > length and self.config["histories"] == "whole" and n_regions * interval > shortest:
+        is_cut_short = self.config["histories"] == "whole" and self.config["region_ends"] == "fixed"
+        if interval > length and is_cut_short and n_regions * interval > shortest:
             raise InputError(
                 f"{self.history.path}: streams of {shortest} steps hold {shortest // interval} regions of compress_interval "
                 f"{interval}, history_regions asks for {n_regions}; lower one of them"

@@ -96,7 +96,7 @@ def test_regions_are_as_long_as_they_may_be(settings, kind):
 
 
 def test_the_scripts_take_news_and_every_boundary(tiny_histories, tmp_path):
-    path = train_in(tmp_path, tiny_histories, *NEWS, *MEMORY)[-1]
+    path = train_in(tmp_path, tiny_histories, *NEWS, *MEMORY, "compress_interval=24", "history_regions=6")[-1]
     for kind in BOUNDARIES:
         flags = ["--episodes", "3", "--repeats", "1", "--boundaries", kind]
         assert evaluate_in(path, *flags)["returns"].shape == (1, 1, 3)
