@@ -70,9 +70,9 @@ N_STANDARDISE = 1000  # windows from which the scale of real-valued inputs is ta
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
+    config = read_config(args, args.overrides)
     device = choose_device(args.device)
     ranks = Ranks(device)
-    config = read_config(args, args.overrides, is_told=ranks.is_first)
     if config["train_batch_size"] % ranks.size:
         raise InputError(f"train_batch_size {config['train_batch_size']} must be a multiple of the {ranks.size} ranks")
     run_dir = Path(args.run_dir) if args.run_dir else default_run_dir(config, config_paths(args)["model"])
@@ -83,18 +83,17 @@ def main(argv: list[str] | None = None) -> int:
         return train_to_the_end(run) if run else 0
 
 
-def read_config(args: argparse.Namespace, overrides: list[str], is_told: bool = False) -> Config:
+def read_config(args: argparse.Namespace, overrides: list[str]) -> Config:
     """The effective config of a command line's config files, `--set`s and history file.
 
-    Args:
-        is_told: whether the number that `compress_interval: auto` stands for is printed.
+    What `compress_interval: auto` stands for is printed.
     """
     paths, checks = config_paths(args), (env.config_problems, algorithm.config_problems, model_problems)
     config = load_config(paths, overrides, checks, lambda config: settings_of_file(config, args.traj_dir))
     source = {section: path for section, path in paths.items() if section != "model"}
     given = given_settings(source, overrides, named=set(given_paths(args)))
     effective = effective_config(config, args.traj_dir, given)
-    if config["compress_interval"] == "auto" and is_told:
+    if config["compress_interval"] == "auto":
         print(f"compress_interval: auto is {effective['compress_interval']} steps")
     return effective
 
