@@ -10,6 +10,7 @@ import warnings
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
+from gymnasium.spaces.utils import flatdim
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import is_image_space
 
@@ -174,13 +175,20 @@ def _space_problems(role: str, space: gym.Space) -> list[str]:
 
 def _remedy(role: str, space: gym.Space) -> str:
     """The wrappers that would make a space usable."""
-    if role == "observation" and space.is_np_flattenable:
+    if role == "observation" and _can_be_flat(space):
         return f"this makes it a vector: wrappers: [{FLATTEN}]"
-    flat = [name for name, entry in space.items() if entry.is_np_flattenable] if isinstance(space, Dict) else []
+    flat = [name for name, entry in space.items() if _can_be_flat(entry)] if isinstance(space, Dict) else []
     if role == "observation" and flat:
         keep = f'{{wrapper: "gymnasium.wrappers:FilterObservation", filter_keys: [{", ".join(flat)}]}}'
         return f"this makes a vector of what can be in one: wrappers: [{keep}, {FLATTEN}]"
     return f'write a gymnasium.Wrapper with such {role}s, and name it: wrappers: [{{wrapper: "module:Class"}}]'
+
+
+def _can_be_flat(space: gym.Space) -> bool:
+    try:
+        return flatdim(space) > 0
+    except (NotImplementedError, ValueError):  # a class that Gymnasium does not know, or no fixed size
+        return False
 
 
 # Stepping the environments ------------------------------------------------------------------------

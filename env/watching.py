@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import gymnasium as gym
 import numpy as np
@@ -33,20 +31,26 @@ class Watched(gym.Wrapper):
 
     def __init__(self, env: gym.Env, task: dict):
         super().__init__(env)
-        self.task, self.checks_bounds = str(task)[:120], False
+        self.task, self.space, self.checks_bounds = str(task)[:120], env.observation_space, False
         self.episode = self.n_steps = 0
 
     def reset(self, **options):
         self.episode, self.n_steps = self.episode + 1, 0
-        with self._noting():
+        try:
             observation, info = self.env.reset(**options)
+        except Exception as error:  # whatever a user's environment raises
+            error.add_note(f"in {self.place}")
+            raise
         self._check({"observation": observation})
         return observation, info
 
     def step(self, action):
         self.n_steps += 1
-        with self._noting():
+        try:
             observation, reward, terminated, truncated, info = self.env.step(action)
+        except Exception as error:
+            error.add_note(f"in {self.place}")
+            raise
         given = {"observation": observation, "reward": reward, "terminated": terminated, "truncated": truncated}
         self._check(given)
         return observation, reward, terminated, truncated, info
@@ -55,17 +59,9 @@ class Watched(gym.Wrapper):
     def place(self) -> str:
         return f"{self.task}, episode {self.episode}, {f'step {self.n_steps}' if self.n_steps else 'reset'}"
 
-    @contextmanager
-    def _noting(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # whatever a user's environment raises
-            error.add_note(f"in {self.place}")
-            raise
-
     def _check(self, given: dict[str, object]) -> None:
         for argument, value in given.items():
-            if found := _wrong(argument, value, self.observation_space, self.checks_bounds):
+            if found := _wrong(argument, value, self.space, self.checks_bounds):
                 raise EnvironmentFault(f"{self.place}: {argument}: {found}; mend the environment, or wrap it")
 
 
@@ -80,7 +76,8 @@ def entry_sizes(space: gym.Space) -> np.ndarray | None:
 
 def _wrong(argument: str, value: object, space: gym.Space, checks_bounds: bool) -> str | None:
     """What a step gave and what it should have given, or None if it is as it should be."""
-    if argument == "reward" and isinstance(value, float) and math.isfinite(value):  # as nearly always
+    is_usual = isinstance(value, bool) or (argument == "reward" and isinstance(value, float) and math.isfinite(value))
+    if is_usual and argument != "observation":  # fast
         return None
     try:
         array = np.asarray(value)

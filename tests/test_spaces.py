@@ -47,6 +47,11 @@ def config():
         ("toy_envs:Buttons-v0", [{"wrapper": "gymnasium.wrappers:FilterObservation", "filter_keys": ["lamps"]}, *FLAT], 4),
         ("FrozenLake-v1", [*FLAT, {"wrapper": "gymnasium.wrappers:TimeAwareObservation"}], 17),  # the first is innermost
         ("CartPole-v1", [{"wrapper": "gymnasium.wrappers:FrameStackObservation", "stack_size": 3}], 12),  # two axes
+        (
+            "minigrid:MiniGrid-Empty-5x5-v0",
+            [{"wrapper": "minigrid.wrappers:ViewSizeWrapper", "agent_view_size": 5}, {"wrapper": "minigrid.wrappers:FlatObsWrapper"}],
+            5 * 5 * 3 + 96 * 28,
+        ),
     ],
 )  # fmt: skip
 def test_wrappers_bring_in_what_is_no_vector(config, env_id, wrappers, n_entries):
@@ -56,9 +61,10 @@ def test_wrappers_bring_in_what_is_no_vector(config, env_id, wrappers, n_entries
     assert env.make_vec_env(config, [{}, {}]).reset().reshape(2, -1).shape == (2, n_entries)
 
 
-def test_a_refused_space_names_the_wrapper_that_helps(config):
-    """What the message says is pasted, and works."""
-    config |= {"env": "toy_envs:Buttons-v0"}
+@pytest.mark.parametrize("env_id", ["toy_envs:Buttons-v0", "minigrid:MiniGrid-Empty-5x5-v0"])
+def test_a_refused_space_names_the_wrapper_that_helps(config, env_id):
+    """What the message says is pasted, and works. MiniGrid's mission is text, and has a class that cannot be flattened."""
+    config |= {"env": env_id}
     (problem,) = env.config_problems(config)
     wrappers = yaml.safe_load(problem.partition("wrappers: ")[2])
     assert env.config_problems(config | {"wrappers": wrappers}) == []
