@@ -29,6 +29,7 @@ SCORES = ROOT / "results" / "scores"
 EXPLORING = "temperature 1.0 while the context holds no reward"
 EPISODES = (10, 20, 50, 100, 500)
 DELAYS = (0, 50, 100, 200)  # steps of waiting, on bandits
+LIFE, SPAN = 4000, 500  # steps of a life of Key-to-Door that goes on, and of a stretch in which doors are counted
 PUBLISHED = [  # mean return on held-out goals of 9x9 Darkroom, horizon 20, 73/8 split, PPO, after 100 episodes
     ("DICP on AD, filtered histories (arXiv:2505.15143)", 16.5),
     ("DPT (arXiv:2306.14892)", 14.4),
@@ -222,14 +223,18 @@ def memories() -> str:
     return compare("Darkroom, PPO's histories", labels, by_split)
 
 
+CONTEXTS = {  # end of a setting's name: its label
+    "": "memory", "-24": "memory, training histories twice as long", "-two-regions": "two regions",
+    "-window": "plain window of equal bytes", "-full": "plain window as long as a training history",
+    "-0": "memory without summaries: carried keys alone", "-cleared": "memory, cleared at every region's end",
+    "-other-task": "memory, that of another task",
+}  # fmt: skip
+
+
 def explorers() -> str:
-    """Trained on the explorer's histories: Darkroom and Dark Room Hard."""
-    kinds = {
-        "": "memory", "-24": "memory, training histories twice as long", "-two-regions": "two regions", "-window": "plain window of equal bytes",
-        "-0": "memory without summaries: carried keys alone", "-cleared": "memory, cleared at every region's end",
-        "-other-task": "memory, that of another task",
-    }  # fmt: skip
-    darkroom = {f"explorer{kind}": label for kind, label in kinds.items()} | {
+    """Trained on the explorer's histories."""
+    families = {"Darkroom": "explorer", "Dark Room Hard": "hard-explorer", "Dark Key-to-Door": "key-to-door-explorer"}
+    more = {
         "explorer-16-kept": "memory of 16 summaries", "explorer-480": "plain window of 480 steps",
         "explorer-adaptive": "regions that end at news: predicted ends", "explorer-adaptive news": "the same, ends by the rule",
         "explorer-adaptive random": "the same, random ends of the same mean length, 77 steps",
@@ -237,12 +242,16 @@ def explorers() -> str:
         "explorer-adaptive fixed": "the same, regions of 80 steps",
     }  # fmt: skip
     parts = [
-        compare("Darkroom", darkroom, {"explorer-split": "memory"}),
-        compare("Dark Room Hard", {f"hard-explorer{kind}": label for kind, label in kinds.items()}),
+        compare(
+            family,
+            {f"{prefix}{kind}": label for kind, label in CONTEXTS.items()} | (more if prefix == "explorer" else {}),
+            {"explorer-split": "memory"} if prefix == "explorer" else None,
+        )
+        for family, prefix in families.items()
     ]
     repeats = [
         [label, f"{after_first_success(scores):.2f}"]
-        for kind, label in kinds.items()
+        for kind, label in CONTEXTS.items()
         if (scores := Scores(f"hard-explorer{kind}")).n_seeds
     ]
     return "\n".join([*parts, table(["Dark Room Hard", "success in the episode after the first one"], repeats)])
@@ -254,6 +263,23 @@ def after_first_success(scores: Scores) -> float:
     first = rewarded[:, :-1].argmax(axis=1)
     met = rewarded[np.arange(len(first)), first]
     return float(rewarded[np.arange(len(first)), first + 1][met].mean())
+
+
+def doors() -> str:
+    """Doors opened per SPAN steps over a life of Key-to-Door that goes on; in training a life has SPAN steps."""
+    spans, rows = (1, 2, 4, LIFE // SPAN), []
+    for kind, label in CONTEXTS.items():
+        scores = Scores(f"endless-explorer{kind}")
+        if scores.n_seeds:
+            share = with_interval(scores.at(spans[-1]) / scores.optimal)
+            counts = [f"{scores.at(span).mean() / 2:.1f}" for span in spans]
+            rows.append([label, str(scores.n_seeds), *counts, share])
+            others = [scores.random, scores.optimal.mean()]
+    if rows:
+        for label, mean in zip(("random policy", "optimum"), others):
+            rows.append([label, "", *[f"{mean / 2:.1f}"] * len(spans), ""])
+    steps = [f"steps {SPAN * (span - 1) + 1:,} to {SPAN * span:,}" for span in spans]
+    return table(["doors opened, held-out tasks", "seeds", *steps, "share of optimum in the last"], rows)
 
 
 def bandits() -> str:
@@ -305,6 +331,7 @@ def text() -> str:
     parts.append("## One change at a time\n\n" + ablations())
     parts.append("## Memory and causal histories\n\n" + memories())
     parts.append("## Histories of the explorer\n\n" + explorers())
+    parts.append("## Key-to-Door that goes on\n\n" + doors())
     parts.append("## Delayed bandit\n\n" + bandits())
     parts.append("## Other families\n\n" + family_table())
     parts.append(family_details())

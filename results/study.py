@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np
-from report import DELAYS, FAMILIES, SCORES
+from report import DELAYS, FAMILIES, LIFE, SCORES, SPAN
 
 from checkpoints import EVALUATION_KEYS, checkpoint_paths, load_checkpoint, save_checkpoint
 from config.loading import load_config
@@ -41,6 +41,7 @@ BOUNDARIES = {
     "random-45": ("--boundaries", "random", "--set", "mean_region=45.0"),
 }
 LONG = ("--episodes", "500", "--repeats", "4")
+ONE_LIFE = {"default": ("--episodes", "1", "--set", f"horizon={LIFE}", "--span", f"{SPAN}")}
 UNREAD = ("memory_regions=8", "varied_room=1.0")  # memory's keys go back to their defaults
 EXPLORING = {"exploring-1.0": ("--set", "exploring_temperature=1.0")}
 
@@ -78,13 +79,19 @@ def explorer(name: str, *overrides: str, family: str = DEFAULT_FAMILY, **more) -
     return Setting(name, overrides, family, source="explorer", **more)
 
 
-def explorer_controls(family: str, prefix: str, interval: int, n_slots: int, batch_size: int) -> list[Setting]:
-    """Other contexts on the same histories, with as many tokens per update; `n_slots` is what memory holds, in tokens."""
+def explorer_controls(
+    family: str, prefix: str, interval: int, n_slots: int, batch_size: int, full: int | None = None, **more
+) -> list[Setting]:
+    """Other contexts on the same histories, with as many tokens per update.
+
+    n_slots: what memory holds, in tokens. full: steps of a training history, for a window of that length too.
+    """
     two = ("context=regions", *UNREAD, f"n_transit={2 * interval}", f"train_batch_size={batch_size // (2 * interval)}")
+    windows = {"window": n_slots} | ({"full": full} if full else {})
     return [
-        explorer(f"{prefix}-two-regions", *two, family=family),
-        explorer(f"{prefix}-window", *plain_window(n_slots, batch_size), family=family),
-        explorer(f"{prefix}-0", "memory_regions=0", family=family),
+        explorer(f"{prefix}-two-regions", *two, family=family, **more),
+        *(explorer(f"{prefix}-{name}", *plain_window(n, batch_size), family=family, **more) for name, n in windows.items()),
+        explorer(f"{prefix}-0", "memory_regions=0", family=family, **more),
     ]
 
 
@@ -163,6 +170,18 @@ SETTINGS = [
     *(bandit(f"memory-{n}-tokens", f"n_summary={n}") for n in (1, 4, 8)),
     *(bandit(f"memory-{n}-kept", f"memory_regions={n}") for n in (0, 4, 16)),
     bandit("recurrent", "memory_regions=1", "n_summary=16"),  # one summary that every region rewrites
+    explorer("key-to-door-explorer", family="dark_key_to_door", seeds=(0, 1, 2)),
+    *explorer_controls("dark_key_to_door", "key-to-door-explorer", interval=50, n_slots=152, batch_size=8736),
+    explorer("endless-explorer", family="endless_key_to_door", seeds=(0, 1, 2), evaluations=ONE_LIFE),
+    *explorer_controls(
+        "endless_key_to_door",
+        "endless-explorer",
+        interval=50,
+        n_slots=136,
+        batch_size=8960,
+        full=500,
+        evaluations=ONE_LIFE,
+    ),
     bandit("two-regions", "context=regions", "n_summary=4", "n_transit=20", "train_batch_size=300"),
     bandit("window", "train_batch_size=184", is_standard=True),
     bandit("full", "n_transit=150", "train_batch_size=49", is_standard=True),
