@@ -1,7 +1,8 @@
 """Key-to-Door that goes on: key and door are found again and again within one long episode. Scalar and batched.
 
-It asks whether a memory lasts longer than it was trained: train on 500 steps, act for 4,000. Related: Recurrent State
-Memory counts the doors opened per 500 steps in the same way (RSM's Key-to-Door).
+It asks whether a memory lasts longer than it was trained: train on 500 steps, act for 4,000. Recurrent Summary Memory
+(github.com/Jiaweeeeeen/RSM-ICLR) counts doors per 500 steps too, on another task: 8x8 cells, the key is seen once it is
+held, and each door leads back to the start.
 """
 
 from __future__ import annotations
