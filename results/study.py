@@ -90,7 +90,10 @@ def explorer_controls(
     windows = {"window": n_slots} | ({"full": full} if full else {})
     return [
         explorer(f"{prefix}-two-regions", *two, family=family, **more),
-        *(explorer(f"{prefix}-{name}", *plain_window(n, batch_size), family=family, **more) for name, n in windows.items()),
+        *(
+            explorer(f"{prefix}-{name}", *plain_window(n, batch_size), family=family, **more)
+            for name, n in windows.items()
+        ),
         explorer(f"{prefix}-0", "memory_regions=0", family=family, **more),
     ]
 
