@@ -1,6 +1,6 @@
 """Figures of what is inside a history, a training window and the context of an evaluation.
 
-Letters in shapes: T environment steps or tokens, R rollouts, E episodes, A actions.
+Letters in shapes: T environment steps or tokens, R rollouts or regions, E episodes, A actions, B histories.
 """
 
 from __future__ import annotations
@@ -85,6 +85,32 @@ def plot_per_rollout(values: np.ndarray, task: int, label: str) -> Figure:
     axes.set(xlabel="rollout", ylabel=label, title=f"{label} per rollout; band: the middle 90 % of the tasks")
     whole_ticks(axes)
     legend_below(figure)
+    return figure
+
+
+@styled
+def plot_histories(drawn: dict[str, tuple[np.ndarray, np.ndarray]], tasks: list[int]) -> Figure:
+    """Which rollout each region of a training history is from, one panel per kind of history.
+
+    Args:
+        drawn: kind to the (B, R) rollouts of the regions, and (B, R) whether they show a reason to go on.
+        tasks: the B tasks that the histories are of.
+    """
+    figure, panels = new_figure(2.7 * len(drawn), 3.0, 1, len(drawn), sharey=True, squeeze=False)
+    for axes, (kind, (rollouts, has_reason)) in zip(panels[0], drawn.items()):
+        for number, task in enumerate(tasks):
+            colour = CURVES[number % len(CURVES)][0]
+            y = rollouts[number] + 0.25 * (number - len(tasks) // 2)  # tells histories on one rollout apart
+            regions, with_reason = np.arange(len(y)), has_reason[number]
+            label = f"task {task}" if axes is panels[0, 0] else None
+            draw_curve(axes, number, regions, y, label, width=0.9)
+            for shown, fill in ((with_reason, colour), (~with_reason, "white")):
+                axes.plot(regions[shown], y[shown], "o", color=colour, markerfacecolor=fill, markersize=3.5)
+        axes.set(title=f"histories: {kind}", xlabel="region of the history")
+        whole_ticks(axes)
+    panels[0, 0].set(ylabel="rollout it is from")
+    legend_below(figure)
+    figure.suptitle("how training histories go on; full dots: the region shows a reason to go on")
     return figure
 
 

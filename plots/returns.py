@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from plots.intervals import interval
-from plots.style import GREY, ORANGE, draw_band, draw_curve, legend_below, new_figure, styled, whole_ticks
+from plots.style import CURVES, GREY, ORANGE, draw_band, draw_curve, legend_below, new_figure, styled, whole_ticks
 
 
 @styled
@@ -55,6 +55,28 @@ def _mean_of_repeats(returns: np.ndarray) -> np.ndarray:
     if returns.ndim not in (3, 4):
         raise ValueError(f"returns of shape {returns.shape}: expected ([seeds,] tasks, repeats, episodes)")
     return returns.reshape(-1, *returns.shape[-3:]).mean(axis=2)
+
+
+@styled
+def plot_shares(curves: dict[str, dict[int, np.ndarray]], title: str) -> Figure:
+    """Mean share of the optimum over the length of the context; bars: 95 % intervals over seeds and tasks.
+
+    Args:
+        curves: name to length in environment steps to (seeds, tasks) shares; an empty one is left out.
+    """
+    figure, axes = new_figure(5.6, 3.6)
+    for number, (name, shares) in enumerate(curves.items()):
+        if not shares:
+            continue
+        colour, line = CURVES[number % len(CURVES)]
+        means = np.array([of_length.mean() for of_length in shares.values()])
+        low, high = np.array([interval(of_length) for of_length in shares.values()]).T
+        style = {"color": colour, "linestyle": line, "marker": "os^D"[number % 4], "capsize": 3, "label": name}
+        axes.errorbar(list(shares), means, np.maximum(0, [means - low, high - means]), markersize=4, **style)
+    axes.set(xlabel="context (environment steps)", ylabel="share of the optimum", ylim=(0, 1.05), xlim=(0, None))
+    axes.set_title(f"{title}\nbars: 95 % intervals over seeds and tasks")
+    figure.legend(loc="outside lower center", ncols=1)
+    return figure
 
 
 def plot_per_task(values: np.ndarray, tasks: list[dict], label: str, held_out: np.ndarray | None = None) -> Figure:

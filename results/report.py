@@ -1,6 +1,6 @@
 """Rebuild every result table and figure from the scores in results/scores.
 
-    python results/report.py     # writes results/tables.md, results/returns.png, results/goals.png
+    python results/report.py     # writes tables.md, returns.png, clock.png, goals.png here and docs/contexts.png
 
 Intervals are 95 % bootstrap intervals over seeds and goals.
 """
@@ -21,13 +21,14 @@ from env import list_tasks
 from model.context import make_context
 from plots.inside import plot_contexts
 from plots.intervals import interval
-from plots.returns import plot_per_task, plot_returns
+from plots.returns import plot_per_task, plot_returns, plot_shares
 from plots.style import save_figure
 from scripts import DEFAULT_CONFIG
 
 SCORES = ROOT / "results" / "scores"
 EXPLORING = "temperature 1.0 while the context holds no reward"
 EPISODES = (10, 20, 50, 100, 500)
+WINDOWS = {"80": 80, "160": 160, "320": 320, "full": 480}  # plain windows: name in settings, and steps
 DELAYS = (0, 50, 100, 200)  # steps of waiting, on bandits
 LIFE, SPAN = 4000, 500  # steps of a life of Key-to-Door that goes on, and of a stretch in which doors are counted
 PUBLISHED = [  # mean return on held-out goals of 9x9 Darkroom, horizon 20, 73/8 split, PPO, after 100 episodes
@@ -216,7 +217,7 @@ def compare(heading: str, labels: dict[str, str], by_split: dict[str, str] | Non
 def memories() -> str:
     labels = {
         "compressed": "two regions", "compressed-causal": "two regions, causal histories",
-        "standard-160-causal": "plain window of 160 steps, causal histories", "memory": "memory, causal histories",
+        **{f"standard-{name}-causal": f"plain window of {n} steps, causal histories" for name, n in WINDOWS.items()}, "memory": "memory, causal histories",
         "memory-every": "memory, every third rollout", "memory-0": "memory without summaries: carried keys alone",
     }  # fmt: skip
     by_split = {"compressed-split": "two regions", "memory-split": "memory, causal histories"}
@@ -351,6 +352,24 @@ def draw_returns() -> None:
     save_figure(figure, ROOT / "results" / "returns.png")
 
 
+def draw_clock() -> None:
+    """Share of the optimum over the length of the context, by how training histories go on; those that were run."""
+    every, causal = "every third rollout", "causal histories"
+    memory = "memory (40 steps and 32 summary tokens)"
+    settings = {
+        f"plain window, {every}": {n: (f"standard-{name}", "temperature-0.6") for name, n in WINDOWS.items()},
+        f"plain window, {causal}": {n: (f"standard-{name}-causal", "default") for name, n in WINDOWS.items()},
+        f"{memory}, {every}": {40: ("memory-every", "default")},
+        f"{memory}, {causal}": {40: ("memory", "default")},
+    }
+    curves = {}
+    for label, by_length in settings.items():
+        found = {n: scores for n, of_setting in by_length.items() if (scores := Scores(*of_setting)).n_seeds}
+        curves[label] = {n: scores.at(91, 100) / scores.optimal for n, scores in found.items()}
+    figure = plot_shares(curves, "Darkroom, held-out goals, episodes 91 to 100, temperature 0.6")
+    save_figure(figure, ROOT / "results" / "clock.png")
+
+
 def draw_goals(goals: Scores) -> None:
     tasks = list_tasks(load_config(DEFAULT_CONFIG))
     share = np.full(len(tasks), np.nan)
@@ -382,6 +401,7 @@ def draw_contexts() -> None:
 def main() -> None:
     (ROOT / "results" / "tables.md").write_text(text())
     draw_returns()
+    draw_clock()
     draw_contexts()
     goals = Scores("compressed", "all-goals")
     if goals.n_seeds:

@@ -74,6 +74,12 @@ def standard(name: str, n_transit: int, batch_size: int) -> Setting:
     return Setting(name, overrides, is_standard=True, seeds=(0, 1, 2), evaluations=evaluations)
 
 
+def causal_window(name: str, n_transit: int, batch_size: int) -> Setting:
+    """The same window on causal histories; one seed."""
+    overrides = ("histories=causal", f"n_transit={n_transit}", f"train_batch_size={batch_size}")
+    return Setting(name, overrides, is_standard=True)
+
+
 def explorer(name: str, *overrides: str, family: str = DEFAULT_FAMILY, **more) -> Setting:
     """Trained on the explorer's histories."""
     return Setting(name, overrides, family, source="explorer", **more)
@@ -156,7 +162,10 @@ SETTINGS = [
     Setting("memory-every", ("histories=every",), model=MEMORY),
     Setting("memory-0", ("memory_regions=0",), model=MEMORY),
     Setting("compressed-causal", ("histories=causal",)),
-    Setting("standard-160-causal", ("histories=causal", "n_transit=160"), is_standard=True),
+    causal_window("standard-80-causal", 80, 128),
+    causal_window("standard-160-causal", 160, 64),
+    causal_window("standard-320-causal", 320, 32),
+    causal_window("standard-full-causal", 480, 21),
     explorer("explorer", seeds=(0, 1, 2, 3, 4), evaluations={"default": (), "long": LONG}),
     explorer("explorer-split", seeds=(0, 1, 2), splits=(1, 2)),
     *explorer_controls(DEFAULT_FAMILY, "explorer", interval=40, n_slots=128, batch_size=5888),

@@ -15,9 +15,9 @@ import env
 from env.darkroom import Darkroom, DarkroomHard, DarkroomHardVecEnv, DarkroomVecEnv
 from files import InputError
 from plots.frames import FrameRecorder, _film_panels, check_renders, save_film
-from plots.inside import plot_per_rollout
+from plots.inside import plot_histories, plot_per_rollout
 from plots.intervals import interval
-from plots.returns import plot_per_task, plot_returns
+from plots.returns import plot_per_task, plot_returns, plot_shares
 from plots.style import save_figure
 
 
@@ -92,6 +92,28 @@ def test_ticks_are_whole_episodes(n_episodes):
 def test_rollouts_are_whole_too():
     axes = draw(plot_per_rollout(np.random.rand(4, 3), 0, "return")).axes[0]
     assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+def test_shares_are_drawn_with_their_intervals_and_curves_without_runs_left_out():
+    varied = np.array([[0.5, 1.0]])
+    axes = plot_shares({"window": {80: np.ones((2, 3)), 160: varied}, "not run": {}, "memory": {40: varied}}, "").axes[
+        0
+    ]
+    window, memory = axes.containers
+    assert window[0].get_xdata().tolist() == [80, 160] and window[0].get_ydata().tolist() == [1.0, 0.75]
+    low, high = interval(varied)
+    np.testing.assert_allclose(window[2][0].get_segments()[1][:, 1], [low, high])
+    assert memory[0].get_xdata().tolist() == [40] and memory[0].get_color() != window[0].get_color()
+
+
+def test_histories_of_each_kind_have_a_panel_and_reasons_are_full_dots():
+    rollouts, reasons = np.array([[0, 3, 6], [0, 0, 2]]), np.array([[True, True, True], [False, True, True]])
+    figure = draw(plot_histories({"every": (rollouts, reasons), "causal": (rollouts, ~reasons)}, [0, 7]))
+    every, causal = figure.axes
+    way, full, empty = every.lines[3:]  # of the second history
+    assert np.diff(way.get_ydata()).tolist() == [0, 2] and len(causal.lines) == 6
+    assert full.get_xdata().tolist() == [1, 2] and empty.get_xdata().tolist() == [0]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["task 0", "task 7"]
 
 
 def test_the_title_says_what_is_shown_and_the_legend_hides_nothing():
