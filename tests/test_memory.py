@@ -18,6 +18,7 @@ def test_the_plan_merges_the_oldest_neighbours_of_a_level():
     plan = make_plan(9, 3)
     assert plan.visible[:6] == ((), (), (0,), (0, 1), (0, 1, 2), (9, 2, 3))  # node 9 stands for 0 and 1
     assert plan.children == ((0, 1), (2, 3), (9, 10), (4, 5)) and plan.levels[9:] == (2, 2, 3, 2)
+    assert plan.regions()[9:] == [(0, 1), (2, 3), (0, 1, 2, 3), (4, 5)]
     assert all(len(seen) <= 3 for seen in plan.visible) and make_plan(5, 0).visible == ((),) * 5
     long = make_plan(400, 6)
     assert max(map(len, long.visible)) <= 6 and max(long.levels) >= 7  # coarser and coarser
@@ -64,6 +65,64 @@ def test_environments_end_regions_where_they_like():
             context.ended = ends[i : i + 1]
             context.record(*(values[i : i + 1] for values in results))
     assert len(set(map(tuple, together.levels))) >= 1 and max(map(len, together.levels)) <= 2
+
+
+@torch.no_grad()
+def test_attention_by_age_is_what_the_newest_step_used(monkeypatch):
+    """Also where regions end at different steps; what summaries hold is in the cache that was attended to."""
+    model, used = random_model(*MEMORY, "memory_regions=3"), []
+    torch.nn.init.normal_(model.context.age_bias)
+
+    def attend(q, k, v, attn_mask):
+        used.append((q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5 + attn_mask).softmax(-1))
+        return used[-1] @ v
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
+    context, rng = model.context.rolling(model, N_ENVS), np.random.default_rng(3)
+    for observations, *results in random_steps(60):
+        context.observe(observations)
+        shares, used = context.attention_by_age(), used[-model.transformer.n_layer :]
+        torch.testing.assert_close(shares.sum(-1), torch.ones(shares.shape[:2]))
+        weights = torch.stack(used)[..., 0, :].mean(2)  # (n_layer, N, slots)
+        parts = weights.split([8, context.T, weights.shape[-1] - 8 - context.T], dim=-1)  # 4 summaries of 2 tokens
+        for age, part in enumerate(reversed(parts[1:])):
+            torch.testing.assert_close(shares[..., age], part.sum(-1))
+        for env, levels in enumerate(context.levels):
+            newest_first = parts[0][:, env, : 2 * len(levels)].unflatten(-1, (-1, 2)).sum(-1).flip(-1)
+            torch.testing.assert_close(shares[:, env, 2 : 2 + len(levels)], newest_first)
+        context.ended |= torch.from_numpy(rng.random(N_ENVS) < 0.2)
+        context.record(*results)
+    assert max(map(len, context.levels)) == 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("memory_regions", [0, 3])
+def test_summary_values_are_those_of_the_summary_tokens(memory_regions):
+    """Nothing is merged yet: those of all finished regions, in order, as one pass over the history has them."""
+    model, values = random_model(*MEMORY, f"memory_regions={memory_regions}", "history_regions=4"), []
+    context, steps = model.context.rolling(model, N_ENVS), list(random_steps(13))
+    assert context.summary_values() == []
+    for observation, *results in steps:
+        context.observe(observation)
+        context.record(*results)
+    hooks = [
+        block.qkv.register_forward_hook(lambda b, i, out: values.append(out)) for block in model.transformer.blocks
+    ]
+    names = ("observations", "actions", "rewards", "dones")
+    batch = {name: torch.stack([*of_steps, *of_steps[:3]], dim=1) for name, of_steps in zip(names, zip(*steps))}
+    batch["starts"] = torch.zeros(N_ENVS, 16, dtype=torch.bool)
+    batch["starts"][:, 4::4] = ~batch["dones"][:, 3:-1:4].bool()
+    batch["starts"][:, 0] = True
+    x, layout = model.embed_window(batch | {"region_lengths": torch.full((N_ENVS, 4), 4)})
+    model.context.read(model.transformer, x, layout)
+    for hook in hooks:
+        hook.remove()
+    found, T = context.summary_values(), context.T
+    assert len(found) == (3 if memory_regions else 1)
+    for number, of_region in enumerate(found, start=3 - len(found)):
+        tokens = torch.stack(values, dim=1)[:, :, (number + 1) * T - 2 : (number + 1) * T].chunk(3, dim=-1)[2]
+        expected = tokens.unflatten(-1, (2, -1)).transpose(2, 3)  # (N, n_layer, H, K, width)
+        torch.testing.assert_close(of_region, expected, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -47,6 +47,13 @@ class Plan:
     children: tuple[tuple[int, int], ...]
     visible: tuple[tuple[int, ...], ...]
 
+    def regions(self) -> list[tuple[int, ...]]:
+        """The regions that each node stands for."""
+        held = [(region,) for region in range(len(self.visible))]
+        for one, other in self.children:
+            held.append(held[one] + held[other])
+        return held
+
     def at_once(self) -> list[list[tuple[int, int]]]:
         """The children, in groups that need no node of the same group."""
         groups, n_regions = [], len(self.visible)

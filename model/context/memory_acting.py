@@ -5,6 +5,8 @@ Letters in shapes: N environments, M memory_regions, K summary tokens, T tokens 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -59,6 +61,7 @@ class MemoryContext:
         self.newest: dict[str, Tensor] = {}
         self.waited, self.longest_wait = torch.zeros(n_envs), torch.zeros(n_envs)
         self.rewarded = torch.zeros(n_envs, dtype=torch.bool)
+        self.ages = torch.full((n_envs, self.first_own + self.T), HIDDEN, device=self.device)  # of the slots
         self.bias = torch.empty(trunk.n_layer, n_envs, trunk.n_head, 1, self.first_own + self.T, device=self.device)
         self._set_bias(torch.arange(n_envs))
 
@@ -75,8 +78,8 @@ class MemoryContext:
             self._append(begins, self._special(TokenType.COMPRESS_START, 0, len(begins)))
         self.region_lengths[:, 1] += 1
         assert int(self.n_steps.max()) <= 2 * self.context.region_capacity, "more raw steps than two regions"
-        everyone = torch.arange(self.N)
-        features = self._append(everyone, self._embed_step(observations))[:, 0]
+        self.newest_token = self._embed_step(observations)
+        features = self._append(torch.arange(self.N), self.newest_token)[:, 0]
         self.ended = self.boundaries.ends(features, self.region_lengths[:, 1])
         return features
 
@@ -97,6 +100,38 @@ class MemoryContext:
         if patience is None:
             return (~self.rewarded).to(self.device)
         return (self.waited + 1 > patience * self.longest_wait).to(self.device)
+
+    # Looking inside -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def attention_by_age(self) -> Tensor:
+        """(n_layer, N, N_AGES) shares of the newest steps' attention, mean over heads; computed anew from the cache.
+
+        The first share is that of the own region, then come the previous region and the summaries, the newest first.
+        """
+        is_later = torch.arange(self.first_own + self.T) >= (self.first_own + self.own_length)[:, None]  # (N, slots)
+        is_later, weights = is_later[:, None, None].to(self.device), []
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            scores = q @ self.cache[0, layer].transpose(-1, -2) / math.sqrt(q.shape[-1]) + self.bias[layer]
+            weights.append(scores.masked_fill(is_later, -torch.inf).softmax(-1))  # (N, H, 1, slots)
+            return weights[-1] @ self.cache[1, layer]
+
+        self.model.transformer(self.newest_token, attend)
+        per_slot = torch.stack(weights).mean(dim=2)[:, :, 0]  # (n_layer, N, slots), 0 where hidden
+        ages = F.one_hot(self.ages.clamp(min=0), N_AGES).to(per_slot)  # (N, slots, N_AGES)
+        return (per_slot[:, :, None] @ ages)[:, :, 0]
+
+    def summary_values(self) -> list[Tensor]:
+        """The values that summaries hold, (N, n_layer, H, K, width) each: the oldest first, the previous region's last.
+
+        All environments must have ended their regions together.
+        """
+        last = int(self.previous_length[0]) - self.K
+        firsts = [self.K * i for i in range(len(self.levels[0]))] + [self.first_previous + last] * (last >= 0)
+        return [self.cache[1, :, :, :, first : first + self.K].transpose(0, 1).clone() for first in firsts]
+
+    # The cache ------------------------------------------------------------------------------------
 
     def _embed_step(self, observations: Tensor) -> Tensor:
         """(N, 1, D) the newest step's token."""
@@ -195,7 +230,7 @@ class MemoryContext:
             row[: self.first_previous] = torch.tensor(of_summaries, dtype=torch.long).repeat_interleave(self.K)
         is_held = torch.arange(self.T) < self.previous_length[envs, None]
         ages[:, self.first_previous : self.first_own] = torch.where(is_held, PREVIOUS, HIDDEN)
-        ages = ages.to(self.device)  # (N', slots)
+        self.ages[envs] = ages = ages.to(self.device)  # (N', slots)
         bias = self.context.age_bias.detach()[:, :, ages.clamp(min=0)].transpose(1, 2)  # (n_layer, N', H, slots)
         self.bias[:, envs] = bias.masked_fill(ages[:, None] == HIDDEN, -torch.inf)[:, :, :, None]
 
