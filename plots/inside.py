@@ -266,3 +266,42 @@ def plot_attention(weights: np.ndarray, types: np.ndarray, rewards: np.ndarray) 
     figure.suptitle("where the newest token looks")
     figure.colorbar(image, ax=below, label="attention weight", orientation="horizontal", shrink=0.5)
     return figure
+
+
+@styled
+def plot_attention_by_age(shares: np.ndarray) -> Figure:
+    """How much of its attention the newest token gives to each part of a memory, layer by layer.
+
+    Args:
+        shares: (n_layer, ages) that sum to 1: own region, previous region, summaries from the newest to the oldest.
+    """
+    n_layer, n_ages = shares.shape
+    names = ["own region", "previous region", *(f"summary {age}" for age in range(1, n_ages - 1))]
+    figure, axes = new_figure(7.2, 1.4 + 0.35 * n_layer)
+    image = axes.imshow(shares, aspect="auto", vmin=0, vmax=1)
+    for layer, age in product(range(n_layer), range(n_ages)):
+        colour = "white" if shares[layer, age] < 0.6 else "black"
+        axes.text(age, layer, f"{shares[layer, age]:.2f}", ha="center", va="center", fontsize=7, color=colour)
+    axes.set(ylabel="layer", yticks=range(n_layer), xticks=range(n_ages))
+    axes.set_xticklabels(names, rotation=30, ha="right")
+    axes.set_title("attention of the newest token; summary 1 is the newest")
+    figure.colorbar(image, label="share")
+    return figure
+
+
+@styled
+def plot_read_out(cells: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Which cells were visited, and what a probe reads from the summary of it.
+
+    Args:
+        cells: name to (grid_size, grid_size) visited or not, and as many values read, around 0 or 1.
+    """
+    figure, panels = new_figure(1.3 * len(cells) + 0.5, 3.0, 2, len(cells), squeeze=False)
+    for column, (name, grids) in zip(panels.T, cells.items()):
+        column[0].set_title(name)
+        for axes, grid in zip(column, grids):
+            axes.imshow(grid, vmin=0, vmax=1)
+            axes.set(xticks=[], yticks=[])
+    for axes, label in zip(panels[:, 0], ("visited", "read")):
+        axes.set_ylabel(label)
+    return figure

@@ -11,7 +11,15 @@ from checkpoints import save_checkpoint
 from model import AD
 from utils import ROOT
 
-HISTORY, CONTEXT = ROOT / "notebooks" / "inspect_history.ipynb", ROOT / "notebooks" / "inspect_context.ipynb"
+HISTORY, CONTEXT, MEMORY = (ROOT / "notebooks" / f"inspect_{name}.ipynb" for name in ("history", "context", "memory"))
+FIGURES = {HISTORY: 5, CONTEXT: 4, MEMORY: 2}
+WITH_MEMORY = [
+    "use_compressed_context=true",
+    "context=memory",
+    "compress_interval=6",
+    "n_summary=2",
+    "memory_regions=2",
+]
 pytestmark = pytest.mark.slow
 
 
@@ -31,15 +39,23 @@ def execute(path, monkeypatch, **environment):
     return NotebookClient(nbformat.read(path, as_version=4), timeout=300, resources=resources).execute()
 
 
-@pytest.mark.parametrize("path", [HISTORY, CONTEXT], ids=lambda path: path.stem)
-def test_it_runs_and_is_committed_with_its_outputs(path, tiny_histories, monkeypatch):
+def untrained(path, *overrides):
+    """A checkpoint of a model of this config."""
+    config = tiny_config(*overrides)
+    save_checkpoint(path, {"config": config, "model": AD(config).state_dict(), "update": 1})
+    return path
+
+
+@pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
+def test_it_runs_and_is_committed_with_its_outputs(path, tiny_histories, tmp_path, monkeypatch):
     committed = nbformat.read(path, as_version=4)
     counts = [cell.execution_count for cell in committed.cells if cell.cell_type == "code"]
     assert counts == list(range(1, len(counts) + 1)), "run it from a clean kernel before committing it"
     assert os.fspath(ROOT) not in path.read_text(), "its outputs name a folder of the machine that ran it"
     history = tiny_histories / "history_darkroom_PPO_alg-seed42.hdf5"
-    executed = execute(path, monkeypatch, HISTORY=history)
-    assert n_figures(executed) == n_figures(committed) == (5 if path == HISTORY else 4)
+    model = {"CKPT": untrained(tmp_path / "ckpt-1.pt", *WITH_MEMORY)} if path == MEMORY else {}
+    executed = execute(path, monkeypatch, HISTORY=history, **model)
+    assert n_figures(executed) == n_figures(committed) == FIGURES[path]
     if path == HISTORY:  # 8 training tasks: the middle window is the first one of a task
         assert "steps per region [12, 12] - first target 12" in printed(executed)
 
@@ -51,7 +67,7 @@ def test_a_window_of_a_file_under_another_name_is_not_guessed(tiny_histories, tm
     assert n_figures(executed) == 4 and "not called history_darkroom_PPO_alg-seed42.hdf5" in printed(executed)
 
 
-@pytest.mark.parametrize("path", [HISTORY, CONTEXT], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
 def test_its_words_fit_every_family(path):
     """What a notebook says must hold for any file or checkpoint it is given."""
     words = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
@@ -63,11 +79,17 @@ def test_an_older_file_shows_what_it_has(tmp_path, monkeypatch):
     assert n_figures(execute(HISTORY, monkeypatch, HISTORY=path)) == 1  # the stream
 
 
-def test_a_model_of_another_family_shows_what_it_has(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("path", "context", "figures", "told"),
+    [
+        (CONTEXT, [], 3, ["Pendulum-v1, task {", "optimal return not known"]),  # all but the paths
+        (MEMORY, WITH_MEMORY, 1, ["no goal cell on a grid: nothing is probed"]),  # attention
+    ],
+    ids=["context", "memory"],
+)
+def test_a_model_of_another_family_shows_what_it_has(path, context, figures, told, tmp_path, monkeypatch):
     """Real-valued actions, no goal cell, no known optimum."""
     ranges = ["env=Pendulum-v1", "env_kwargs={max_episode_steps: 8}", "task_ranges={g: [4, 12]}", "n_tasks=2"]
-    config = tiny_config(*ranges, "train_env_ratio=0.5")
-    save_checkpoint(tmp_path / "ckpt-1.pt", {"config": config, "model": AD(config).state_dict(), "update": 1})
-    executed = execute(CONTEXT, monkeypatch, CKPT=tmp_path / "ckpt-1.pt")
-    assert n_figures(executed) == 3  # all but the paths
-    assert "Pendulum-v1, task {" in printed(executed) and "optimal return not known" in printed(executed)
+    model = untrained(tmp_path / "ckpt-1.pt", *ranges, "train_env_ratio=0.5", *context)
+    executed = execute(path, monkeypatch, CKPT=model)
+    assert n_figures(executed) == figures and all(words in printed(executed) for words in told)
