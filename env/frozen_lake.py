@@ -28,13 +28,15 @@ class FrozenLakeTask(FrozenLakeEnv):
     def optimal_return(self) -> float:
         values = np.zeros(self.observation_space.n)
         for _ in range(1000):  # value iteration
-            values = np.array(
-                [
-                    max(
-                        sum(p * (reward + (not ends) * values[s]) for p, s, reward, ends in outcomes)
-                        for outcomes in of_cell.values()
-                    )
-                    for of_cell in self.P.values()
-                ]
-            )
+            before, values = values, np.array([self._best(of_cell, values) for of_cell in self.P.values()])
+            if np.abs(values - before).max() < 1e-10:
+                break
         return float(values[0])
+
+    @staticmethod
+    def _best(of_cell: dict[int, list[tuple]], values: np.ndarray) -> float:
+        """The best action's value in a cell, from what may follow each: chance, cell, reward, whether the episode ends."""
+        return max(
+            sum(p * (pays + (not ends) * values[to]) for p, to, pays, ends in of_action)
+            for of_action in of_cell.values()
+        )
