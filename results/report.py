@@ -255,7 +255,28 @@ def explorers() -> str:
         for kind, label in CONTEXTS.items()
         if (scores := Scores(f"hard-explorer{kind}")).n_seeds
     ]
-    return "\n".join([*parts, table(["Dark Room Hard", "success in the episode after the first one"], repeats)])
+    return "\n".join(
+        [*parts, predicted_ends(), table(["Dark Room Hard", "success in the episode after the first one"], repeats)]
+    )
+
+
+def predicted_ends() -> str:
+    """How well the token-type head tells where regions end on held-out tasks."""
+    rows = []
+    for name, label in {"explorer-adaptive": "Darkroom, regions that end at news"}.items():
+        if (path := SCORES / f"ends_{name}.npz").exists():
+            n = {key: int(value) for key, value in np.load(path).items()}
+            ratios = n["found"] / n["predicted"], n["found"] / n["ends"], n["found_early"] / n["early"]
+            rows.append([label, str(n["ends"]), str(n["early"]), *[f"{ratio:.3f}" for ratio in ratios]])
+    header = [
+        "predicted ends",
+        "true ends",
+        "of them before a region is full",
+        "precision",
+        "recall",
+        "recall of the early ones",
+    ]
+    return table(header, rows)
 
 
 def after_first_success(scores: Scores) -> float:
