@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from algorithm.exploration import with_exploration_bonus
@@ -16,6 +18,30 @@ from config.schema import KEYS, Key
 def keys_of(alg: str) -> dict[str, Key]:
     """The config keys that one of the shipped algorithms reads, for classes of the user's that build on it."""
     return {name: replace(key, only=None) for name, key in KEYS["algorithm"].items() if alg in (key.only or ())}
+
+
+class TimeLimitValues(BaseCallback):
+    """Adds to the rewards of episodes that a time limit cut what the policy expects after them, and says that it is done.
+
+    SB3 does the same after this callback, to the last bit, but asks the policy once for each stream. Many streams end on
+    the same observation, and the policy stays the same within a rollout.
+    """
+
+    def _on_rollout_start(self) -> None:
+        self.values: dict[bytes, torch.Tensor] = {}  # (1,) of each observation, as bytes
+
+    def _on_step(self) -> bool:
+        rewards, infos, policy = self.locals["rewards"], self.locals["infos"], self.model.policy
+        for stream in np.flatnonzero(self.locals["dones"]):
+            last = infos[stream].get("terminal_observation")
+            if last is None or not infos[stream].pop("TimeLimit.truncated", False):
+                continue
+            seen = np.asarray(last).tobytes()
+            if seen not in self.values:
+                with torch.no_grad():
+                    self.values[seen] = policy.predict_values(policy.obs_to_tensor(last)[0])[0]
+            rewards[stream] += self.model.gamma * self.values[seen]
+        return True
 
 
 class OnPolicySource:
@@ -52,5 +78,11 @@ class OnPolicySource:
 
     def run(self) -> dict[str, np.ndarray]:
         logger = HistoryLoggerCallback(compress_interval=self.config["n_steps"])
-        self.learn(self.config["total_source_timesteps"], callback=logger, tb_log_name=self.config["alg"])
+        callbacks = [logger, TimeLimitValues()]  # in this order: histories hold the rewards of the environment
+        self.learn(self.config["total_source_timesteps"], callback=callbacks, tb_log_name=self.config["alg"])
         return logger.history()
+
+    def _update_info_buffer(self, infos: list[dict], dones: np.ndarray | None = None) -> None:
+        """SB3's, of the streams whose episode has ended: the others have nothing to tell."""
+        ended = [] if dones is None else np.flatnonzero(dones)
+        super()._update_info_buffer([infos[stream] for stream in ended], np.ones(len(ended), dtype=bool))
