@@ -18,20 +18,19 @@ from common import alternate, default_config, ratio, report, row
 import collect
 import env
 from algorithm import ALGORITHM
-from algorithm.utils import HistoryLoggerCallback
+from history.markers import region_bounds
+from history.returns import mean_return_per_rollout
 from ranks import Ranks
 
 USUAL = ("batch_size=40", "n_epochs=20", "source_lr=3e-4", "net_arch=[64, 64]", "ent_coef=0")
 TASKS = (0, 31, 70)  # a corner, a goal next to the start, one between
 
 
-def learn(config: dict, task: int, total: int) -> list[float]:
-    """Train PPO on a task; the mean return of each rollout."""
+def learn(config: dict, task: int, total: int) -> np.ndarray:
+    """Train PPO on a task, as collect.py does; the mean return of each rollout."""
     vec_env = env.make_vec_env(config, [env.list_tasks(config)[task]] * config["n_stream"])
-    logger = HistoryLoggerCallback(config["n_steps"])
-    ALGORITHM[config["alg"]](config, vec_env, 42 + task).learn(total, callback=logger)
-    logger.history()
-    return logger.mean_return_per_rollout
+    history = ALGORITHM[config["alg"]](config | {"total_source_timesteps": total}, vec_env, 42 + task).run()
+    return mean_return_per_rollout(history["rewards"], history["dones"], region_bounds(history["compress_markers"]))
 
 
 def measure_settings(repeats: int, total: int, tiny: tuple[str, ...]) -> list[dict]:

@@ -29,13 +29,13 @@ from scripts import DEFAULT_CONFIG
 from utils import n_cores
 
 
-def default_config(*overrides: str) -> Config:
-    """The shipped Darkroom config, as train.py makes it effective."""
-    config = load_config(DEFAULT_CONFIG, list(overrides))
+def default_config(*overrides: str, paths: dict[str, str] = DEFAULT_CONFIG) -> Config:
+    """The shipped Darkroom config, or another family's or source's, as train.py makes it effective."""
+    config = load_config(paths, list(overrides))
     facts = {
         "with_dones": True,
-        "blank_starts": True,
-        "compress_interval": config["n_steps"],
+        "blank_starts": config["histories"] != "whole",
+        "compress_interval": config["compress_interval"] or config["n_steps"],
         "rollout_length": config["n_steps"],
     }
     return Config(config | env.describe_spaces(config) | facts)
