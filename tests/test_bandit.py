@@ -76,4 +76,4 @@ def test_each_bandit_has_its_own_source_and_files():
     assert paths["algorithm"] == "config/algorithm/ucb_delayed_bandit.yaml"
     assert paths["model"] == "config/model/ad_delayed_bandit_compressed.yaml"
     assert family_paths("darkroom", source="explorer")["model"] == "config/model/ad_dr_explorer.yaml"
-    assert family_paths("darkroom_large", source="explorer")["algorithm"] == "config/algorithm/explorer_darkroom.yaml"
+    assert family_paths("frozen_lake", source="explorer")["algorithm"] == "config/algorithm/explorer_darkroom.yaml"
