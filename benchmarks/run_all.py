@@ -1,6 +1,6 @@
 """Run all benchmarks, print one table and write it as JSON.
 
-python benchmarks/run_all.py --out benchmarks/results.json     # about 25 minutes on 2 cores
+python benchmarks/run_all.py --out benchmarks/results.json     # about 30 minutes on 2 cores
 """
 
 from __future__ import annotations
@@ -9,11 +9,18 @@ import argparse
 
 import bench_collect
 import bench_evaluate
+import bench_flops
 import bench_open
 import bench_train
 from common import print_table, write_results
 
-STAGES = {"collection": bench_collect, "training": bench_train, "evaluation": bench_evaluate, "opening": bench_open}
+STAGES = {
+    "collection": bench_collect,
+    "training": bench_train,
+    "evaluation": bench_evaluate,
+    "opening": bench_open,
+    "operations": bench_flops,
+}
 
 
 def main(argv: list[str] | None = None) -> None:
