@@ -86,6 +86,8 @@ def with_interval(values: np.ndarray) -> str:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
+    if not rows:
+        return f"{header[0]}: not run yet.\n"
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
