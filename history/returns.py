@@ -92,7 +92,7 @@ def _returns_and_ends(
     with reading(path, config):
         group = task_group(file, path, task, config)
         if group is None:
-            raise InputError(f"{path}: has no group '{task}'; collect it again")
+            raise InputError(f"{path}: damaged: it has no group '{task}'; collect it again")
         names = [name for name in ("compress_markers", "dones", "rewards") if name in group]
         arrays = {name: group[name][()] for name in names}
         returns = group.attrs.get("mean_return_per_rollout")
