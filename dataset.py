@@ -33,10 +33,10 @@ def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] |
     """The config that a history file and the config files give together; it can only be read.
 
     The file decides what it was collected with. It also decides the mode: without `compress_markers` it is
-    standard AD. A number takes the place of `compress_interval: auto`. Added are `observation_space` and `action_space`, `with_dones`, whether histories say where
-    episodes end, and `blank_starts`, whether the regions of a training window may be of several streams or of
-    rollouts that do not follow each other; then a region that begins within an episode does not show what led to
-    its first step, in training and in acting.
+    standard AD. A number takes the place of `compress_interval: auto`. Added are `observation_space` and
+    `action_space`, `with_dones`, whether histories say where episodes end, and `blank_starts`, whether the regions of
+    a training window may be of several streams or of rollouts that do not follow each other; then a region that
+    begins within an episode does not show what led to its first step, in training and in acting.
 
     Args:
         config: a complete config, as `load_config` gives it.
@@ -78,17 +78,20 @@ def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] |
     )
 
 
-def automatic_interval(path: Path, config: dict, origin: Origin) -> int | None:
+def automatic_interval(path: Path, config: dict, origin: Origin, history: HistoryFile | None = None) -> int | None:
     """The steps that `compress_interval: auto` stands for; None, with a warning, where the file cannot tell.
 
     It is the shortest allowed region after which the source's policy has changed, by the histories of training tasks.
+
+    Args:
+        history: what `read_for_pace` gives, where it has been read already.
     """
     distributions = soft_target_names(env.spaces(config)[1])
     reason = None
     if missing := sorted({"dones", *distributions} - origin.fields):
         reason = f"has no {' and '.join(missing)}"
     else:
-        history = read_for_pace(path, config, origin.rollout_length)
+        history = history or read_for_pace(path, config, origin.rollout_length)
         if history.n_streams < 2 or not history.has_soft_targets:
             reason = "has not two streams with the policy's distributions in every task"
         elif not (allowed := allowed_intervals(history, config)):
@@ -223,9 +226,8 @@ class ADDataset(Dataset):
                 stride = longest
         self.blank_starts = self.config["blank_starts"] and knows_rollouts
         n_regions = np.array([len(of_task) for of_task in regions] or [0] * len(self.tasks))
-        if knows_rollouts and all(
-            of_task is regions[0] for of_task in regions
-        ):  # as where the file says that all are alike
+        are_alike = all(of_task is regions[0] for of_task in regions)  # as where the file says so
+        if knows_rollouts and are_alike:
             spans = np.broadcast_to(np.array(regions[0]), (len(self.tasks), len(regions[0]), 2))
         else:
             spans = np.zeros((len(self.tasks), max(1, n_regions.max()), 2), dtype=np.int64)
@@ -243,8 +245,10 @@ class ADDataset(Dataset):
     def _join_rollouts(self) -> list[list[tuple[int, int]]]:
         """Per task the (start, stop) of what may be a region: one from the start of each rollout on, of one or more."""
         interval, regions = self.config["compress_interval"], self.history.regions
-        n_joined = max(1, interval // self.history.config["compress_interval"])
-        if n_joined > 1 and n_joined > min(map(len, regions)):
+        n_joined = interval // self.history.config["compress_interval"]
+        if n_joined <= 1:
+            return regions
+        if n_joined > min(map(len, regions)):
             raise InputError(f"{self.history.path}: a task has fewer rollouts than one region, {interval} steps, needs")
         return [
             [(start, stop) for (start, _), (_, stop) in zip(of_task, of_task[n_joined - 1 :])] for of_task in regions

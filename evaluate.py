@@ -127,7 +127,9 @@ def main(argv: list[str] | None = None) -> int:
         "seed": args.seed, "span": args.span, "config": config,
     }  # fmt: skip
     best = [env.optimal_return(config, task) for task in tasks]
-    optimal = np.array([np.nan if value is None else value for value in best]) * (args.span or longest) / longest
+    optimal = np.array([np.nan if value is None else value for value in best])
+    if args.span:
+        optimal *= args.span / longest
     results = Results(indices, tasks, returns, optimal, evaluate_random(config, tasks, args.seed, args.span), settings)
     print_results(results, path, args.episodes, trained_config)
     write_results(results, out, args.traj_dir)

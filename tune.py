@@ -7,12 +7,28 @@ that was stopped; the best settings become a model config for train.py.
 
 from __future__ import annotations
 
+import argparse
 import signal
+
+from scripts import add_config_arguments, add_device_argument, config_paths, positive, run_script
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_config_arguments(parser, ("env", "algorithm", "model"))
+    add = parser.add_argument
+    add("--traj-dir", default="datasets", help="folder of the history file (default: %(default)s)")
+    add("--updates", type=positive, default=200, help="length of each trial's training (default: %(default)s)")
+    add("--trials", type=positive, default=20, help="in all, with those of earlier commands (default: %(default)s)")
+    add("--out", help="folder of this search (default: runs/tune-UPDATES_ENV_ALG_MODEL-CONFIG_split-SEED_seed-SEED)")
+    add_device_argument(parser)
+    return parser.parse_args(argv)
+
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the long imports ends it without a traceback
+    parse_arguments(None)  # --help and mistakes are answered before them
 
-import argparse
 import shlex
 import sys
 from dataclasses import dataclass
@@ -36,7 +52,6 @@ from history.format import history_path
 from history.origin import read_origin
 from model.context import make_context
 from ranks import Ranks
-from scripts import add_config_arguments, add_device_argument, config_paths, positive, run_script
 from train import default_run_dir, new_run, read_config, train_step
 from utils import ROOT, choose_device
 
@@ -58,18 +73,6 @@ MEANINGS = {
     "history_regions": "regions of a training history",
     "train_batch_size": "histories per update",
 }
-
-
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_config_arguments(parser, ("env", "algorithm", "model"))
-    add = parser.add_argument
-    add("--traj-dir", default="datasets", help="folder of the history file (default: %(default)s)")
-    add("--updates", type=positive, default=200, help="length of each trial's training (default: %(default)s)")
-    add("--trials", type=positive, default=20, help="in all, with those of earlier commands (default: %(default)s)")
-    add("--out", help="folder of this search (default: runs/tune-UPDATES_ENV_ALG_MODEL-CONFIG_split-SEED_seed-SEED)")
-    add_device_argument(parser)
-    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -143,7 +146,7 @@ def prepare_search(args: argparse.Namespace) -> Search:
     choices = {name: sorted({*values, own[name]}) for name, values in choices.items()}
     if config["histories"] != "whole":
         own["region_stride"] = min(MOST_STRIDE, config["region_stride"])
-    ruled = automatic_interval(path, config, origin) or config["rollout_length"]
+    ruled = automatic_interval(path, config, origin, history) or config["rollout_length"]
     starts = {"config's own": own}
     if ruled in choices["compress_interval"]:
         starts["compress_interval: auto"] = own | {"compress_interval": ruled}

@@ -60,7 +60,7 @@ def millions_per_action(model: AD, n_full: int, n_cycle: int, recompute: bool = 
 def measure(tiny: tuple[str, ...]) -> list[dict]:
     rows = []
     for name, (model, n_full, n_cycle) in settings(tiny).items():
-        rows.append({"name": f"{name}", "median": millions_per_action(model, n_full, n_cycle), "unit": "M per action"})
+        rows.append({"name": name, "median": millions_per_action(model, n_full, n_cycle), "unit": "M per action"})
         if not name.startswith("memory"):  # it has no cache to do without
             value = millions_per_action(model, n_full, n_cycle, recompute=True)
             rows.append({"name": f"{name}, without a cache", "median": value, "unit": "M per action"})

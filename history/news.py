@@ -21,6 +21,10 @@ class News:
         self.running, self.best, self.is_first = np.zeros(n), np.zeros(n), np.ones(n, dtype=bool)
         self.shown = np.zeros(n, dtype=bool)
 
+    def ends(self, lengths: np.ndarray, shortest: int, longest: int) -> np.ndarray:
+        """(N,) whether regions of (N,) steps end: with the first step that shows news, after `shortest` to `longest` steps."""
+        return (lengths == longest) | (self.shown & (lengths >= shortest))
+
     def record(self, rewards: np.ndarray, dones: np.ndarray) -> None:
         """Take what followed the newest step, (N,) each. A first episode is news if it returned more than 0."""
         self.running += rewards
@@ -31,15 +35,12 @@ class News:
 
 
 def news_ends(rewards: np.ndarray, dones: np.ndarray, shortest: int, longest: int) -> np.ndarray:
-    """(T, N) rewards and ends of episodes to (T, N): True at the last step of each region.
-
-    A region ends with the first step that shows news, but has at least `shortest` and at most `longest` steps.
-    """
+    """(T, N) rewards and ends of episodes to (T, N): True at the last step of each region, by `News.ends`."""
     news, lengths = News(rewards.shape[1]), np.zeros(rewards.shape[1], dtype=np.int64)
     ends = np.zeros(rewards.shape, dtype=bool)
     for t, (reward, done) in enumerate(zip(rewards, dones.astype(bool))):
         lengths += 1
-        ends[t] = (lengths == longest) | (news.shown & (lengths >= shortest))
+        ends[t] = news.ends(lengths, shortest, longest)
         lengths[ends[t]] = 0
         news.record(reward, done)
     return ends

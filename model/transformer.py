@@ -16,6 +16,12 @@ from torch import Tensor, nn
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
+def attend_with_bias(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention weights and what they take. With a bias that is learned torch's own attention takes longer."""
+    weights = ((q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2) + bias).softmax(-1)
+    return weights, weights @ v
+
+
 class Block(nn.Module):
     """Attention and a two-layer perceptron, each behind a layer norm and a residual connection."""
 
@@ -87,12 +93,12 @@ class Transformer(nn.Module):
     def attention(self, x: Tensor) -> Tensor:
         """(B, T, D) to the attention weights, (n_layer, B, H, T, T): how much each token takes from each other one."""
         weights = []
-        hidden = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
+        later = torch.full((x.shape[1], x.shape[1]), -math.inf, device=x.device).triu(1)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-            weights.append(scores.masked_fill(hidden, -math.inf).softmax(-1))
-            return weights[-1] @ v
+            of_layer, taken = attend_with_bias(q, k, v, later)
+            weights.append(of_layer)
+            return taken
 
         self(x, attend)
         return torch.stack(weights)

@@ -305,7 +305,7 @@ def test_help_names_every_default():
         assert len(options) >= 6 and all("default:" in option or option.startswith("help") for option in options)
 
 
-@pytest.mark.parametrize("script", ["collect", "train", "evaluate", "inspect_history"])
+@pytest.mark.parametrize("script", ["collect", "train", "evaluate", "inspect_history", "tune"])
 def test_help_is_answered_before_the_long_imports(script):
     command = [sys.executable, "-X", "importtime", f"{script}.py", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -52,7 +52,7 @@ class AtNews(Boundaries):
         self.news = News(n_envs)
 
     def ends(self, features: Tensor, lengths: Tensor) -> Tensor:
-        return super().ends(features, lengths) | (torch.from_numpy(self.news.shown) & (lengths >= self.shortest))
+        return torch.from_numpy(self.news.ends(lengths.numpy(), self.shortest, self.longest))
 
     def record(self, rewards: Tensor, dones: Tensor) -> None:
         self.news.record(rewards.cpu().numpy(), dones.bool().cpu().numpy())
@@ -63,11 +63,11 @@ class AtRandom(Boundaries):
 
     def __init__(self, model: nn.Module, n_envs: int, draw: Callable[[], np.ndarray] | None = None):
         super().__init__(model, n_envs, draw)
+        self.low, self.high = random_lengths(self.shortest, self.longest, model.config["mean_region"])
         self.chosen = torch.zeros(n_envs, dtype=torch.long)
 
     def ends(self, features: Tensor, lengths: Tensor) -> Tensor:
-        low, high = random_lengths(self.shortest, self.longest, self.model.config["mean_region"])
-        drawn = torch.from_numpy(low + np.floor(self.draw() * (high + 1 - low))).long()
+        drawn = torch.from_numpy(self.low + np.floor(self.draw() * (self.high + 1 - self.low))).long()
         self.chosen = torch.where(lengths == 1, drawn, self.chosen)  # a region has just begun
         return super().ends(features, lengths) | (lengths >= self.chosen)
 

@@ -18,7 +18,6 @@ region, S nodes (summaries and merged ones), M nodes that a region sees at most,
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -31,6 +30,7 @@ from model.context.base import Context, Timeline, Windows, interval_problems, pa
 from model.context.boundaries import Boundaries
 from model.context.memory_acting import MERGING, N_AGES, PREVIOUS, MemoryContext, pair_to_merge
 from model.tokens import IGNORE, Layout, TokenType
+from model.transformer import attend_with_bias
 
 N_LEVELS = 8  # with a type embedding of their own; higher ones share the last
 
@@ -122,12 +122,6 @@ class MemoryLayout(Layout):
 
     room: int
     held: Tensor | None
-
-
-def attend_with_bias(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention weights and what they take. With a bias that is learned torch's own attention takes longer."""
-    weights = ((q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2) + bias).softmax(-1)
-    return weights, weights @ v
 
 
 class Memory(Context):

@@ -5,8 +5,6 @@ Letters in shapes: N environments, M memory_regions, K summary tokens, T tokens 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from model.context.boundaries import Boundaries
 from model.spaces import action_shape
 from model.tokens import TokenType
+from model.transformer import attend_with_bias
 
 OWN, PREVIOUS, HIDDEN = 0, 1, -1  # ages of slots; summaries count on from the previous region, the newest first
 N_AGES = 18  # older summaries share the last one
@@ -113,9 +112,10 @@ class MemoryContext:
         is_later, weights = is_later[:, None, None].to(self.device), []
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            scores = q @ self.cache[0, layer].transpose(-1, -2) / math.sqrt(q.shape[-1]) + self.bias[layer]
-            weights.append(scores.masked_fill(is_later, -torch.inf).softmax(-1))  # (N, H, 1, slots)
-            return weights[-1] @ self.cache[1, layer]
+            bias = self.bias[layer].masked_fill(is_later, -torch.inf)
+            of_layer, taken = attend_with_bias(q, *self.cache[:, layer], bias)
+            weights.append(of_layer)  # (N, H, 1, slots)
+            return taken
 
         self.model.transformer(self.newest_token, attend)
         per_slot = torch.stack(weights).mean(dim=2)[:, :, 0]  # (n_layer, N, slots), 0 where hidden
