@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from algorithm.exploration import with_exploration_bonus
 from algorithm.normalization import Unscaled, with_normalization
+from algorithm.tabulated import policy_for
 from algorithm.utils import HistoryLoggerCallback
 from config.schema import KEYS, Key
 
@@ -59,9 +60,10 @@ class OnPolicySource:
 
     def __init__(self, config: dict, vec_env: VecEnv, seed: int, log_dir: str | None = None, **own):
         self.config = config
+        scaled = with_normalization(with_exploration_bonus(Unscaled(vec_env), config), config)
         super().__init__(
-            "MlpPolicy",
-            with_normalization(with_exploration_bonus(Unscaled(vec_env), config), config),
+            policy_for(scaled, own.get("batch_size", config["n_steps"] * config["n_stream"])),
+            scaled,
             learning_rate=config["source_lr"],
             n_steps=config["n_steps"],
             gamma=config["gamma"],

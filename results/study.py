@@ -201,7 +201,7 @@ SETTINGS = [
 ]
 
 
-def run(setting: Setting, split: int, seed: int) -> None:
+def run(setting: Setting, split: int, seed: int, device: str = "cpu") -> None:
     """Train one seed and store the returns of its evaluations."""
     wanted = {name: score_path(setting, split, seed, name) for name in setting.evaluations}
     missing = {name: path for name, path in wanted.items() if not Path(f"{path}.npz").exists()}
@@ -212,12 +212,12 @@ def run(setting: Setting, split: int, seed: int) -> None:
     flags = [flag for item in sets for flag in ("--set", item)]
     mode = ["--standard"] if setting.is_standard else ["--model-config", setting.model] if setting.model else []
     mode += ["--source", setting.source] if setting.source else []
-    call("train.py", setting.family, *mode, "--run-dir", str(run_dir), "--device", "cpu", *flags)
+    call("train.py", setting.family, *mode, "--run-dir", str(run_dir), "--device", device, *flags)
     newest = checkpoint_paths(run_dir)[-1]
     if setting.name in REFERENCES and (split, seed) == (0, 0):
         store_reference(newest, ROOT / "results" / "reference" / REFERENCES[setting.name])
     for name, path in missing.items():
-        chosen = ["--ckpt", str(newest.relative_to(ROOT)), "--out", str(path), "--device", "cpu"]
+        chosen = ["--ckpt", str(newest.relative_to(ROOT)), "--out", str(path), "--device", device]
         call("evaluate.py", *chosen, *setting.evaluations[name])
         Path(f"{path}.png").unlink()  # the report draws its own
         print(f"stored {path.relative_to(ROOT)}.npz", flush=True)
@@ -258,6 +258,7 @@ def main() -> None:
         "names", nargs="*", metavar="NAME", help=f"which settings to run: {', '.join(names)} (default: all)"
     )
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="of training and evaluation (default: %(default)s)")
     args = parser.parse_args()
     if unknown := set(args.names) - set(names):
         parser.error(f"no setting is named {', '.join(sorted(unknown))}; there are {', '.join(names)}")
@@ -265,7 +266,7 @@ def main() -> None:
     for family in sorted({setting.family for setting in chosen}):
         store_source(family)
     with ThreadPoolExecutor(args.jobs) as pool:
-        jobs = [pool.submit(run, s, split, seed) for s in chosen for split in s.splits for seed in s.seeds]
+        jobs = [pool.submit(run, s, split, seed, args.device) for s in chosen for split in s.splits for seed in s.seeds]
         for job in jobs:
             job.result()
 
