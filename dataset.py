@@ -318,24 +318,38 @@ class ADDataset(Dataset):
         """A batch of random samples, drawn with replacement, as the model's `forward` takes it.
 
         With `mix_streams` the regions of a window come from random streams of the task: these share one
-        policy, so each shows equally well what the policy did in that rollout.
+        policy, so each shows equally well what the policy did in that rollout. With `currents_per_previous`
+        several windows differ in their current region's stream only.
         """
         is_random = self.mix_streams or self.draws_histories
-        batch = self.batch(rng.integers(len(self), size=batch_size), rng if is_random else None)
+        n_currents = self.context.n_currents if self.mix_streams else 1
+        samples = rng.integers(len(self), size=batch_size // n_currents)
+        batch = self.batch(samples, rng if is_random else None, n_currents)
         if not self.config["dense_supervision"]:
             # One random step is the query; the model is causal, so what follows it is not seen
             n_targets = batch["region_lengths"].sum(1) - batch["target_from"]
-            batch["target_from"] += torch.from_numpy(rng.random(batch_size) * n_targets.numpy()).long()
+            batch["target_from"] += torch.from_numpy(rng.random(len(n_targets)) * n_targets.numpy()).long()
             batch["target_until"] = batch["target_from"] + 1
         return batch
 
-    def batch(self, samples: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, torch.Tensor]:
-        """The given samples, (B,), as one batch; `rng` picks another stream for every region but the current one."""
+    def batch(
+        self, samples: np.ndarray, rng: np.random.Generator | None = None, n_currents: int = 1
+    ) -> dict[str, torch.Tensor]:
+        """The given samples, (B,), as one batch; `rng` picks another stream for every region but the current one.
+
+        With `n_currents` it is a batch of so many times the windows: in each further window of a sample `rng` picks another
+        stream for the current region. `group` then says which windows are of the same sample.
+        """
         tasks = np.searchsorted(self.n_samples, samples, side="right") - 1
         places, streams = np.divmod(samples - self.n_samples[tasks], self.n_streams)
         windows = self.context.cut(self.timeline, tasks, places, rng or np.random.default_rng(samples))
         if windows.streams is None:
             windows.streams = self._streams_per_part(streams, windows.n_parts, rng)
+        group = {}
+        if n_currents > 1:
+            windows, tasks = windows.repeat(n_currents), np.tile(tasks, n_currents)
+            windows.streams[len(samples) :, -1] = rng.integers(self.n_streams, size=len(tasks) - len(samples))
+            group = {"group": np.tile(np.arange(len(samples)), n_currents)}
         streams = windows.streams  # (B, parts)
         batch = self._gather(tasks, windows.times, np.take_along_axis(streams, windows.parts, axis=1), windows.valid)
         more = {
@@ -343,7 +357,7 @@ class ADDataset(Dataset):
             "target_from": windows.target_from,
             "starts": self._starts(tasks, windows, streams),
         }
-        return batch | {name: torch.from_numpy(values) for name, values in more.items()}
+        return batch | {name: torch.from_numpy(values) for name, values in (more | group).items()}
 
     def _starts(self, tasks: np.ndarray, windows: Windows, streams: np.ndarray) -> np.ndarray:
         """(B, L) True at steps where the window does not show what led to them: the first one, and with

@@ -60,6 +60,7 @@ from history.format import file_name, history_path
 from history.origin import read_origin
 from model import config_problems as model_problems
 from model import make_model
+from model.context import make_context
 from ranks import Ranks
 from training_log import TrainingLog
 from utils import choose_device, git_commit, library_versions, set_seed
@@ -73,14 +74,21 @@ def main(argv: list[str] | None = None) -> int:
     config = read_config(args, args.overrides)
     device = choose_device(args.device)
     ranks = Ranks(device)
-    if config["train_batch_size"] % ranks.size:
-        raise InputError(f"train_batch_size {config['train_batch_size']} must be a multiple of the {ranks.size} ranks")
+    check_shares(config, ranks)
     run_dir = Path(args.run_dir) if args.run_dir else default_run_dir(config, config_paths(args)["model"])
     datasets = load_datasets(config, args.traj_dir)
     held = ranks.first_does(lambda: prepare_run_dir(run_dir, args.overwrite))
     with held or nullcontext():
         run = prepare_run(config, datasets, run_dir, args.traj_dir, device, ranks)
         return train_to_the_end(run) if run else 0
+
+
+def check_shares(config: Config, ranks: Ranks) -> None:
+    """Raise InputError where ranks cannot have equal shares of a batch; windows that share a region stay together."""
+    n_windows, n_sharing = config["train_batch_size"], make_context(config).n_currents
+    if n_windows % (ranks.size * n_sharing):
+        of_windows = f", {n_sharing} windows each" if n_sharing > 1 else ""
+        raise InputError(f"train_batch_size {n_windows} must be a multiple of the {ranks.size} ranks{of_windows}")
 
 
 def read_config(args: argparse.Namespace, overrides: list[str]) -> Config:

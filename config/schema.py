@@ -135,6 +135,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "context": Key(str, TRAINING, None, nullable=True),
         "compress_interval": Key(int, TRAINING, None, low=2, nullable=True, word="auto"),
         "context_regions": Key(int, TRAINING, 2, low=1, only=REGIONS),
+        "currents_per_previous": Key(int, TRAINING, 1, low=1, only=REGIONS),
         "n_summary": Key(int, TRAINING, 4, low=1, only=MEMORY),
         "memory_regions": Key(int, TRAINING, 8, low=0, only=MEMORY),
         "varied_room": Key(float, TRAINING, 1.0, low=0, high=1, only=MEMORY),

@@ -85,6 +85,8 @@ class AD(Model):
     def embed_window(self, batch: dict[str, Tensor]) -> tuple[Tensor, Layout]:
         """The embedded token sequence of a batch of windows, (B, T, D), and its layout."""
         layout = self.context.layout(batch["region_lengths"])
+        if "group" in batch:
+            layout.n_currents = int((batch["group"] == batch["group"][0]).sum())
         before = {name: batch[name].roll(1, dims=1) for name in self.followed}
         starts = batch.get("starts")
         if starts is None:  # the window shows what led to every step but its first
@@ -118,6 +120,8 @@ class AD(Model):
                 the first one), optionally the source policy's distributions, `action_probs` (B, L, A), or `action_means` and
                 `action_stds` (B, L, A), `region_lengths` (B, R), `target_from` (B,), the first step whose
                 action is a target, and optionally `target_until` (B,), the first one after these.
+                With `currents_per_previous` also `group` (B,), the same number in windows that share their previous
+                region: 0, 1, ... for the first window of each, then again for the second.
                 Where the batch is one rank's share of a larger one, also the larger one's `target_counts`.
 
         Returns:

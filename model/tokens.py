@@ -8,7 +8,7 @@ Letters in shapes: B batch, T tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import torch
@@ -33,6 +33,7 @@ class Layout:
     types: a TokenType. positions: row of the position embedding. steps: index of a transition's
     environment step within the window; 0 for markers. valid: False for padding.
     next_types: the type of the token that follows; IGNORE where that is unknown.
+    n_currents: windows i, i + B / n_currents, i + 2 B / n_currents, ... differ in their current region only.
     """
 
     types: Tensor
@@ -40,6 +41,7 @@ class Layout:
     steps: Tensor
     valid: Tensor
     next_types: Tensor
+    n_currents: int = field(default=1, kw_only=True)
 
 
 def following(types: Tensor, valid: Tensor) -> Tensor:

@@ -86,8 +86,12 @@ class Transformer(nn.Module):
         return self.norm_out(x)
 
     def _attend_causally(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.attend(q, k, v)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, sees: Tensor | None = None) -> Tensor:
+        """(B, H, T, K) queries, (B, H, S, K) keys and values to (B, H, T, K): where `sees`, True or False, else causal."""
         dropout = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=sees, is_causal=sees is None, dropout_p=dropout)
 
     @torch.no_grad()
     def attention(self, x: Tensor) -> Tensor:

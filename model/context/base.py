@@ -8,7 +8,7 @@ Letters in shapes: B batch, L environment steps per window, R regions per window
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor, nn
@@ -77,6 +77,13 @@ class Windows:
     target_from: np.ndarray
     streams: np.ndarray | None = None
 
+    def repeat(self, n: int) -> Windows:
+        """All windows n times, one copy of all after the other."""
+        arrays = {name: values for name, values in vars(self).items() if isinstance(values, np.ndarray)}
+        return replace(
+            self, **{name: np.tile(values, (n, *[1] * (values.ndim - 1))) for name, values in arrays.items()}
+        )
+
 
 def pack(starts: np.ndarray, lengths: np.ndarray) -> Windows:
     """Windows whose regions begin at steps `starts` and have `lengths` steps, (B, R) each; the last one has the targets."""
@@ -104,6 +111,7 @@ class Context(nn.Module):
             `region_stride`-th rollout.
         n_types: rows of the token-type embedding.
         n_regions: R, regions per window.
+        n_currents: windows of a training batch that share all regions but their current one.
         region_capacity: the most steps of one region.
         n_positions: rows of the position embedding.
         n_tokens: the most tokens of a window.
@@ -114,6 +122,7 @@ class Context(nn.Module):
     draws_histories = False
     n_types = len(TokenType)
     n_regions: int
+    n_currents = 1
     region_capacity: int
     n_positions: int
     n_tokens: int

@@ -7,11 +7,21 @@ The current region is still open. One region is one rollout of the source, or se
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from model.context.base import Context, Timeline, Windows, interval_problems, pack
 from model.tokens import IGNORE, Layout, TokenType, following
+
+
+@dataclass
+class RegionsLayout(Layout):
+    """A layout that knows where current regions begin: n_before is the number of tokens before them, (B,)."""
+
+    n_before: Tensor
 
 
 class Regions(Context):
@@ -22,6 +32,7 @@ class Regions(Context):
     def __init__(self, config: dict):
         super().__init__()
         self.n_regions, self.region_capacity = config["context_regions"], config["compress_interval"]
+        self.n_currents = config["currents_per_previous"]
         self.n_positions = self.n_regions * (self.region_capacity + 2)
         self.n_tokens = self.n_positions - 1  # the current region is open
         self.blank_starts, self.history_regions = config["blank_starts"], config["history_regions"]
@@ -36,6 +47,25 @@ class Regions(Context):
             problems.append(
                 f"n_transit {config['n_transit']} is too small: it must hold {n_regions} regions of "
                 f"compress_interval {interval} steps, at least {n_regions * interval}"
+            )
+        return problems + cls._sharing_problems(config)
+
+    @staticmethod
+    def _sharing_problems(config: dict) -> list[str]:
+        n_currents, n_windows = config["currents_per_previous"], config["train_batch_size"]
+        if n_currents == 1:
+            return []
+        problems = []
+        if config["context_regions"] == 1:
+            problems.append(f"currents_per_previous {n_currents} needs a previous region: context_regions of 2 or more")
+        if config["histories"] == "whole" or not config["mix_streams"]:
+            problems.append(
+                f"currents_per_previous {n_currents} takes current regions of several streams: with mix_streams: true "
+                "and histories every or causal only"
+            )
+        if n_windows % n_currents:
+            problems.append(
+                f"train_batch_size {n_windows} must be a multiple of currents_per_previous {n_currents}: it counts windows"
             )
         return problems
 
@@ -69,7 +99,7 @@ class Regions(Context):
         windows.streams = np.take_along_axis(streams, regions, axis=1)
         return windows
 
-    def layout(self, region_lengths: torch.Tensor) -> Layout:
+    def layout(self, region_lengths: Tensor) -> Layout:
         """A region's positions start where they would if all regions before it were full, so a short region
         does not move those behind it. A region that does not exist takes no place: a first region starts at 0.
         """
@@ -96,14 +126,43 @@ class Regions(Context):
         # A full current region ends here, a shorter one goes on to where nobody knows
         is_full = region_lengths[:, -1:] == self.region_capacity
         next_types.scatter_(1, ends[:, -1:] - 1, torch.where(is_full, TokenType.COMPRESS_END, IGNORE))
-        return Layout(types, positions * valid, steps, valid, next_types)
+        return RegionsLayout(types, positions * valid, steps, valid, next_types, n_before=ends[:, -1] - n_tokens[:, -1])
 
-    def roll(self, region_lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(self, trunk: nn.Module, x: Tensor, layout: RegionsLayout) -> Tensor:
+        """As causal attention over each window; what windows share, all before their current regions, is encoded once."""
+        n = layout.n_currents
+        if n == 1:
+            return trunk(x)
+        (B, T, D), n_before = x.shape, layout.n_before[:, None]  # (B, 1)
+        G, P, C = B // n, int(n_before.max()), int((layout.valid.sum(1, keepdim=True) - n_before).max())
+        sizes = (G * P, B * C)  # tokens: of the shared regions, then of the current ones
+        own = torch.arange(C, device=x.device)
+        current = x.gather(1, (n_before + own).clamp(max=T - 1)[..., None].expand(-1, -1, D))  # (B, C, D)
+        sees_shared = (torch.arange(P, device=x.device) < n_before)[:, None].expand(-1, C, -1)  # (B, C, P)
+        sees_own = (own <= own[:, None]).expand(B, -1, -1)
+        sees = torch.cat([sees_shared, sees_own], dim=2)[:, None]  # (B, 1, C, P + C)
+
+        def attend(layer: int, *qkv: Tensor) -> Tensor:
+            shared, currents = zip(*(z[0].transpose(0, 1).split(sizes) for z in qkv))
+            shared = [z.unflatten(0, (G, P)).transpose(1, 2) for z in shared]  # (G, H, P, width)
+            q, *own = (z.unflatten(0, (B, C)).transpose(1, 2) for z in currents)  # (B, H, C, width)
+            k, v = (torch.cat([z.repeat(n, 1, 1, 1), z_own], dim=2) for z, z_own in zip(shared[1:], own))
+            attended = trunk.attend(*shared), trunk.attend(q, k, v, sees)
+            return torch.cat([z.transpose(1, 2).flatten(0, 1) for z in attended]).transpose(0, 1)[None]
+
+        tokens = torch.cat([x[:G, :P].reshape(-1, D), current.flatten(0, 1)])[None]  # (1, G P + B C, D)
+        shared, currents = trunk(tokens, attend)[0].split(sizes)
+        both = torch.cat([shared.view(G, P, D).repeat(n, 1, 1), currents.view(B, C, D)], dim=1)  # (B, P + C, D)
+        t = torch.arange(T, device=x.device)
+        place = torch.where(t < n_before, t, (t - n_before + P).clamp(max=P + C - 1))
+        return both.gather(1, place[..., None].expand(-1, -1, D))
+
+    def roll(self, region_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The oldest region is dropped, the current one becomes the previous one, and a new one begins."""
         kept = torch.cat([region_lengths[:, 1:], torch.zeros_like(region_lengths[:, :1])], dim=1)
         return region_lengths[:, 0], kept
 
-    def starts(self, region_lengths: torch.Tensor, dones: torch.Tensor) -> torch.Tensor:
+    def starts(self, region_lengths: Tensor, dones: Tensor) -> Tensor:
         """As in training: a region's first step shows what led to it where an episode begins there."""
         step = torch.arange(dones.shape[1], device=dones.device)
         if not self.blank_starts:
