@@ -84,29 +84,28 @@ class AD(Model):
 
     def embed_window(self, batch: dict[str, Tensor]) -> tuple[Tensor, Layout]:
         """The embedded token sequence of a batch of windows, (B, T, D), and its layout."""
-        layout = self.context.layout(batch["region_lengths"])
         if "group" in batch:
-            layout.n_currents = int((batch["group"] == batch["group"][0]).sum())
-        before = {name: batch[name].roll(1, dims=1) for name in self.followed}
-        starts = batch.get("starts")
-        if starts is None:  # the window shows what led to every step but its first
-            starts = torch.zeros_like(batch["rewards"], dtype=torch.bool)
-            starts[:, 0] = True
-        steps = self.embed_steps(batch["observations"], **before, starts=starts)  # (B, L, D)
-
-        B, _, D = steps.shape
-        start, end = self.compress_start_token, self.compress_end_token
-        markers = torch.stack([start, end, torch.zeros_like(start)]).expand(
-            B, -1, -1
-        )  # a summary is its type and place
-        kind = (layout.types - 1).clamp(max=2)
-        source = torch.where(layout.types == TokenType.TRANSITION, layout.steps + 3, kind)
-        x = torch.cat([markers, steps], dim=1).gather(1, source[..., None].expand(-1, -1, D))  # (B, T, D)
-        return x + self.embed_place(layout.types, layout.positions), layout
+            n_sharing = int((batch["group"] == batch["group"][0]).sum())
+            layout = self.context.shared_layout(batch["region_lengths"], n_sharing)
+        else:
+            layout = self.context.layout(batch["region_lengths"])
+        windows = (
+            torch.arange(len(layout.types), device=layout.types.device) if layout.windows is None else layout.windows
+        )
+        at = windows[:, None], layout.steps
+        before = {name: batch[name].roll(1, dims=1)[at] for name in self.followed}
+        # By default the window shows what led to every step but its first
+        starts = batch["starts"][at] if "starts" in batch else layout.steps == 0
+        steps = self.embed_steps(batch["observations"][at], **before, starts=starts)  # (B, T, D)
+        is_step = layout.types == TokenType.TRANSITION
+        return steps * is_step[..., None] + self.embed_place(layout.types, layout.positions), layout
 
     def embed_place(self, types: Tensor, positions: Tensor) -> Tensor:
-        """(...) token types and positions to (..., D)."""
-        return self.token_type_embedding(types) + self.position_embedding(positions)
+        """(...) token types and positions to (..., D): all that a marker or summary token is."""
+        start, end = self.compress_start_token, self.compress_end_token
+        markers = torch.stack([torch.zeros_like(start), start, end])  # in the order of TokenType
+        of_types = self.token_type_embedding.weight + F.pad(markers, (0, 0, 0, self.context.n_types - len(markers)))
+        return F.embedding(types, of_types) + self.position_embedding(positions)
 
     # Training -------------------------------------------------------------------------------------
 
@@ -139,12 +138,13 @@ class AD(Model):
 
     def _action_losses(self, features: Tensor, layout: Layout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         is_target = layout.valid & (layout.types == TokenType.TRANSITION)
-        is_target &= layout.steps >= batch["target_from"][:, None]
+        windows = slice(None) if layout.windows is None else layout.windows
+        is_target &= layout.steps >= batch["target_from"][windows, None]
         if "target_until" in batch:
-            is_target &= layout.steps < batch["target_until"][:, None]
-        window, token = is_target.nonzero(as_tuple=True)
-        step = layout.steps[window, token]
-        outputs = self.pred_action(features[window, token])  # (M, A), M targets
+            is_target &= layout.steps < batch["target_until"][windows, None]
+        row, token = is_target.nonzero(as_tuple=True)
+        step, window = layout.steps[row, token], row if layout.windows is None else layout.windows[row]
+        outputs = self.pred_action(features[row, token])  # (M, A), M targets
         actions = batch["actions"][window, step]
         soft = [batch[name][window, step].float() for name in self.actions.soft_targets if name in batch]
         losses = self.actions.loss(outputs, actions, *soft)  # (M,)
@@ -155,12 +155,15 @@ class AD(Model):
         known = layout.next_types != IGNORE
         targets = layout.next_types[known]
         outputs = self.pred_token_type(features[known])  # (M', types)
-        losses = F.cross_entropy(outputs, targets, reduction="sum")
-        is_right = (outputs.argmax(-1) == targets).float()
+        losses, is_right = F.cross_entropy(outputs, targets, reduction="none"), (outputs.argmax(-1) == targets).float()
+        counts = torch.ones_like(losses)  # in how many windows a token stands
+        if layout.counts is not None:
+            counts = layout.counts[:, None].expand_as(known)[known].to(losses)
+        is_end = (targets == TokenType.COMPRESS_END) * counts
         return {
-            "loss_token_type": losses / batch.get("n_type_targets", len(targets)),
-            "acc_token_type": is_right.mean(),
-            "recall_compress_end": is_right[targets == TokenType.COMPRESS_END].mean(),
+            "loss_token_type": (losses * counts).sum() / batch.get("n_type_targets", counts.sum()),
+            "acc_token_type": (is_right * counts).sum() / counts.sum(),
+            "recall_compress_end": (is_right * is_end).sum() / is_end.sum(),
         }
 
     def target_counts(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -33,7 +33,8 @@ class Layout:
     types: a TokenType. positions: row of the position embedding. steps: index of a transition's
     environment step within the window; 0 for markers. valid: False for padding.
     next_types: the type of the token that follows; IGNORE where that is unknown.
-    n_currents: windows i, i + B / n_currents, i + 2 B / n_currents, ... differ in their current region only.
+    windows: (rows,) the window of the batch that each row is from; None: row i is window i. counts: (rows,) the windows that
+    a row's tokens stand in; None: 1 each.
     """
 
     types: Tensor
@@ -41,7 +42,8 @@ class Layout:
     steps: Tensor
     valid: Tensor
     next_types: Tensor
-    n_currents: int = field(default=1, kw_only=True)
+    windows: Tensor | None = field(default=None, kw_only=True)
+    counts: Tensor | None = field(default=None, kw_only=True)
 
 
 def following(types: Tensor, valid: Tensor) -> Tensor:

@@ -146,6 +146,10 @@ class Context(nn.Module):
         """Lay out the tokens of windows with regions of (B, R) environment steps; zeros come first."""
         raise NotImplementedError
 
+    def shared_layout(self, region_lengths: Tensor, n_sharing: int) -> Layout:
+        """As `layout`, with what windows i, i + B / n_sharing, i + 2 B / n_sharing, ... share laid out once."""
+        raise NotImplementedError
+
     def read(self, trunk: nn.Module, x: Tensor, layout: Layout) -> Tensor:
         """(B, T, D) embedded windows to features; the trunk's own attention is causal."""
         return trunk(x)

@@ -152,14 +152,8 @@ class MemoryContext:
 
     def _special(self, kind: int, position: int, n: int) -> Tensor:
         """(n, 1, D) tokens that are no steps."""
-        tokens = {
-            TokenType.COMPRESS_START: self.model.compress_start_token,
-            TokenType.COMPRESS_END: self.model.compress_end_token,
-        }
-        place = self.model.embed_place(
-            torch.tensor(kind, device=self.device), torch.tensor(position, device=self.device)
-        )
-        return (place + tokens.get(kind, 0)).expand(n, 1, -1)
+        kind, position = (torch.tensor(value, device=self.device) for value in (kind, position))
+        return self.model.embed_place(kind, position).expand(n, 1, -1)
 
     def _summary(self, level: int, n: int) -> Tensor:
         """(n, K, D) summary tokens."""

@@ -18,10 +18,10 @@ from model.tokens import IGNORE, Layout, TokenType, following
 
 
 @dataclass
-class RegionsLayout(Layout):
-    """A layout that knows where current regions begin: n_before is the number of tokens before them, (B,)."""
+class SharedLayout(Layout):
+    """A layout whose first `n_groups` rows are the regions that groups of windows share."""
 
-    n_before: Tensor
+    n_groups: int
 
 
 class Regions(Context):
@@ -126,36 +126,43 @@ class Regions(Context):
         # A full current region ends here, a shorter one goes on to where nobody knows
         is_full = region_lengths[:, -1:] == self.region_capacity
         next_types.scatter_(1, ends[:, -1:] - 1, torch.where(is_full, TokenType.COMPRESS_END, IGNORE))
-        return RegionsLayout(types, positions * valid, steps, valid, next_types, n_before=ends[:, -1] - n_tokens[:, -1])
+        return Layout(types, positions * valid, steps, valid, next_types)
 
-    def read(self, trunk: nn.Module, x: Tensor, layout: RegionsLayout) -> Tensor:
-        """As causal attention over each window; what windows share, all before their current regions, is encoded once."""
-        n = layout.n_currents
-        if n == 1:
+    def shared_layout(self, region_lengths: Tensor, n_sharing: int) -> SharedLayout:
+        """A row for each group's shared regions, (G, T), then one for each window's current region, (B, T)."""
+        whole, (B, G) = self.layout(region_lengths), (len(region_lengths), len(region_lengths) // n_sharing)
+        before = region_lengths[:, :-1]
+        n_before = (before + 2 * (before > 0)).sum(1)  # (B,) tokens before the current region
+        n_current, device = region_lengths[:, -1] + 1, n_before.device
+        windows = torch.arange(B, device=device)
+        windows = torch.cat([windows[:G], windows])
+        first = torch.cat([torch.zeros_like(n_before[:G]), n_before])
+        n_tokens = torch.cat([n_before[:G], n_current])[:, None]  # (G + B, 1)
+        t = torch.arange(int(n_tokens.max()), device=device)
+        valid, at = t < n_tokens, (windows[:, None], (first[:, None] + t).clamp(max=whole.types.shape[1] - 1))
+        fields = (whole.types, whole.positions, whole.steps)
+        next_types = torch.where(valid, whole.next_types[at], IGNORE)
+        counts = torch.ones_like(windows)
+        counts[:G] = n_sharing
+        types, positions, steps = (torch.where(valid, of_windows[at], 0) for of_windows in fields)
+        return SharedLayout(types, positions, steps, valid, next_types, G, windows=windows, counts=counts)
+
+    def read(self, trunk: nn.Module, x: Tensor, layout: Layout) -> Tensor:
+        """Causal attention over each window, whether it is one row or two."""
+        if not isinstance(layout, SharedLayout):
             return trunk(x)
-        (B, T, D), n_before = x.shape, layout.n_before[:, None]  # (B, 1)
-        G, P, C = B // n, int(n_before.max()), int((layout.valid.sum(1, keepdim=True) - n_before).max())
-        sizes = (G * P, B * C)  # tokens: of the shared regions, then of the current ones
-        own = torch.arange(C, device=x.device)
-        current = x.gather(1, (n_before + own).clamp(max=T - 1)[..., None].expand(-1, -1, D))  # (B, C, D)
-        sees_shared = (torch.arange(P, device=x.device) < n_before)[:, None].expand(-1, C, -1)  # (B, C, P)
-        sees_own = (own <= own[:, None]).expand(B, -1, -1)
-        sees = torch.cat([sees_shared, sees_own], dim=2)[:, None]  # (B, 1, C, P + C)
+        G, (rows, T, _) = layout.n_groups, x.shape
+        n = (rows - G) // G  # windows of a group
+        causal = torch.ones(T, T, dtype=torch.bool, device=x.device).tril()
+        sees_shared = layout.valid[:G].repeat(n, 1)[:, None].expand(-1, T, -1)
+        sees = torch.cat([sees_shared, causal.expand(rows - G, -1, -1)], dim=2)[:, None]  # (B, 1, T, 2 T)
 
         def attend(layer: int, *qkv: Tensor) -> Tensor:
-            shared, currents = zip(*(z[0].transpose(0, 1).split(sizes) for z in qkv))
-            shared = [z.unflatten(0, (G, P)).transpose(1, 2) for z in shared]  # (G, H, P, width)
-            q, *own = (z.unflatten(0, (B, C)).transpose(1, 2) for z in currents)  # (B, H, C, width)
-            k, v = (torch.cat([z.repeat(n, 1, 1, 1), z_own], dim=2) for z, z_own in zip(shared[1:], own))
-            attended = trunk.attend(*shared), trunk.attend(q, k, v, sees)
-            return torch.cat([z.transpose(1, 2).flatten(0, 1) for z in attended]).transpose(0, 1)[None]
+            shared, (q, k, v) = zip(*(z.split([G, rows - G]) for z in qkv))
+            k, v = (torch.cat([z.repeat(n, 1, 1, 1), own], dim=2) for z, own in zip(shared[1:], (k, v)))
+            return torch.cat([trunk.attend(*shared), trunk.attend(q, k, v, sees)])
 
-        tokens = torch.cat([x[:G, :P].reshape(-1, D), current.flatten(0, 1)])[None]  # (1, G P + B C, D)
-        shared, currents = trunk(tokens, attend)[0].split(sizes)
-        both = torch.cat([shared.view(G, P, D).repeat(n, 1, 1), currents.view(B, C, D)], dim=1)  # (B, P + C, D)
-        t = torch.arange(T, device=x.device)
-        place = torch.where(t < n_before, t, (t - n_before + P).clamp(max=P + C - 1))
-        return both.gather(1, place[..., None].expand(-1, -1, D))
+        return trunk(x, attend)
 
     def roll(self, region_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The oldest region is dropped, the current one becomes the previous one, and a new one begins."""
