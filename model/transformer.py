@@ -43,7 +43,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         B, T, D = x.shape
         qkv = self.qkv(self.norm_attention(x)).view(B, T, 3, self.n_head, D // self.n_head)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, K)
+        q, k, v = (z.transpose(1, 2) for z in qkv.unbind(2))  # each (B, H, T, K); so gradients need no reordering
         attended = attend(self.layer, q, k, v).transpose(1, 2).reshape(B, T, D)
         x = x + self.dropout(self.attention_out(attended))
         if x.device.type != "cpu" or B * T <= PIECE:
@@ -97,10 +97,10 @@ class Transformer(nn.Module):
     def _attend_causally(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return self.attend(q, k, v)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, sees: Tensor | None = None) -> Tensor:
-        """(B, H, T, K) queries, (B, H, S, K) keys and values to (B, H, T, K): where `sees`, True or False, else causal."""
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(B, H, T, K) queries, (B, H, S, K) keys and values to (B, H, T, K): causal, or with a bias that is not learned."""
         dropout = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=sees, is_causal=sees is None, dropout_p=dropout)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=bias is None, dropout_p=dropout)
 
     @torch.no_grad()
     def attention(self, x: Tensor) -> Tensor:

@@ -156,11 +156,15 @@ class Regions(Context):
         causal = torch.ones(T, T, dtype=torch.bool, device=x.device).tril()
         sees_shared = layout.valid[:G].repeat(n, 1)[:, None].expand(-1, T, -1)
         sees = torch.cat([sees_shared, causal.expand(rows - G, -1, -1)], dim=2)[:, None]  # (B, 1, T, 2 T)
+        bias = torch.zeros(sees.shape, device=x.device).masked_fill(~sees, -torch.inf)
 
         def attend(layer: int, *qkv: Tensor) -> Tensor:
-            shared, (q, k, v) = zip(*(z.split([G, rows - G]) for z in qkv))
-            k, v = (torch.cat([z.repeat(n, 1, 1, 1), own], dim=2) for z, own in zip(shared[1:], (k, v)))
-            return torch.cat([trunk.attend(*shared), trunk.attend(q, k, v, sees)])
+            # As (rows, T, H, width), the order in memory, so that joining copies whole tokens
+            shared, (q, k, v) = zip(*(z.transpose(1, 2).split([G, rows - G]) for z in qkv))
+            k, v = (torch.cat([z.repeat(n, 1, 1, 1), own], dim=1) for z, own in zip(shared[1:], (k, v)))
+            of_shared = trunk.attend(*(z.transpose(1, 2) for z in shared))
+            of_currents = trunk.attend(*(z.transpose(1, 2) for z in (q, k, v)), bias.to(q.dtype))
+            return torch.cat([z.transpose(1, 2) for z in (of_shared, of_currents)]).transpose(1, 2)
 
         return trunk(x, attend)
 
