@@ -20,6 +20,18 @@ PIECE = (
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
+def attend_from_one(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(N, H, K) queries, one each, and (N, H, S, K) keys and values to (N, D); bias is (N or 1, H or 1, S).
+
+    For a single query plain products are faster than torch's own attention, which is made for many.
+    """
+    N, H, S, K = k.shape
+    scores = torch.bmm((q * K**-0.5).reshape(N * H, 1, K), k.flatten(0, 1).transpose(1, 2))  # (N H, 1, S)
+    if bias is not None:
+        scores = (scores.view(N, H, S) + bias).view(N * H, 1, S)
+    return torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view(N, H * K)
+
+
 def attend_with_bias(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Attention weights and what they take. With a bias that is learned torch's own attention takes longer."""
     weights = ((q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2) + bias).softmax(-1)
@@ -49,6 +61,21 @@ class Block(nn.Module):
         if x.device.type != "cpu" or B * T <= PIECE:
             return self._perceive(x)
         return torch.cat([self._perceive(piece) for piece in x.view(B * T, D).split(PIECE)]).view(B, T, D)
+
+    def step(self, x: Tensor, attend: Attend) -> Tensor:
+        """`forward` for one token each, (N, D), in acting; `attend` takes (N, H, K) and gives (N, D).
+
+        So few rows take less time than the calls around them. Hence fewer calls: functions instead of modules, and
+        products that add to the residual in place.
+        """
+        N, D = x.shape
+        norm, qkv, out = self.norm_attention, self.qkv, self.attention_out
+        h = F.linear(F.layer_norm(x, (D,), norm.weight, norm.bias, norm.eps), qkv.weight, qkv.bias)
+        attended = attend(self.layer, *h.view(N, 3, self.n_head, D // self.n_head).unbind(1))
+        x = (x + out.bias).addmm_(attended, out.weight.t())
+        norm, wide, out = self.norm_mlp, self.mlp_in, self.mlp_out
+        h = F.linear(F.layer_norm(x, (D,), norm.weight, norm.bias, norm.eps), wide.weight, wide.bias)
+        return x.add_(out.bias).addmm_(F.gelu(h), out.weight.t())
 
     def _perceive(self, x: Tensor) -> Tensor:
         return x + self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(x)))))
@@ -133,25 +160,33 @@ class Transformer(nn.Module):
         cache.lengths[envs] = n_tokens
         return self(x, attend)
 
+    @torch.no_grad()
+    def step(self, x: Tensor, attend: Attend) -> Tensor:
+        """(N, D), one token each, to (N, D); see Block.step."""
+        for block in self.blocks:
+            x = block.step(x, attend)
+        return self.norm_out(x)
+
     def append(self, x: Tensor, cache: KVCache, envs: Tensor) -> Tensor:
-        """Add one token to each of `envs`; its features, (B, 1, D), equal those of a full forward.
+        """Add one token to each of `envs`; its features, (B, D), equal those of a full forward.
 
         Args:
-            x: (B, 1, D) the embedded tokens.
+            x: (B, D) the embedded tokens.
             envs: (B,) distinct environments, in ascending order.
         """
         at = cache.lengths[envs]  # (B,) the slot each new token takes
         longest, shortest = int(at.max()) + 1, int(at.min()) + 1
-        held, new, mask = cache.rows(envs), (envs, slice(None), at), None
+        held, new, bias = cache.rows(envs), (envs, slice(None), at), None
         if shortest == longest and isinstance(held, slice):
             new = (held, slice(None), longest - 1)  # one slot for all: a slice is written faster than by indices
         if shortest < longest:
-            mask = (torch.arange(longest) <= at[:, None])[:, None, None, :].to(x.device)  # (B, 1, 1, S)
+            later = (torch.arange(longest) > at[:, None])[:, None].to(x.device)
+            bias = torch.zeros(later.shape, device=x.device).masked_fill(later, -math.inf)  # (B, 1, S)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = cache.keys[layer], cache.values[layer]  # (N, H, S, K)
-            keys[new], values[new] = k[:, :, 0], v[:, :, 0]
-            return F.scaled_dot_product_attention(q, keys[held, :, :longest], values[held, :, :longest], attn_mask=mask)
+            keys[new], values[new] = k, v
+            return attend_from_one(q, keys[held, :, :longest], values[held, :, :longest], bias)
 
         cache.lengths[envs] += 1
-        return self(x, attend)
+        return self.step(x, attend)

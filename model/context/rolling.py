@@ -145,10 +145,10 @@ class RollingContext:
     def _append(self, envs: Tensor) -> Tensor:
         """Encode only the newest step of `envs` and add it to the cache; return its features, (N', D)."""
         held = self.cache.rows(envs)
-        step = {n: self.newest[n][held][:, None] for n in ("observations", *self.model.followed)}
+        step = {n: self.newest[n][held] for n in ("observations", *self.model.followed)}
         starts = torch.zeros_like(step["rewards"], dtype=torch.bool)
         self.last_positions[envs] += 1
-        positions = self.last_positions[envs].to(self.device)[:, None]
+        positions = self.last_positions[envs].to(self.device)
         types = torch.full_like(positions, TokenType.TRANSITION)
-        x = self.model.embed_steps(**step, starts=starts) + self.model.embed_place(types, positions)
-        return self.model.transformer.append(x, self.cache, envs)[:, 0]
+        x = self.model.embed_steps(**step, starts=starts) + self.model.embed_place(types, positions)  # (N', D)
+        return self.model.transformer.append(x, self.cache, envs)
