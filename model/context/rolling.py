@@ -43,6 +43,9 @@ class RollingContext:
         self.region_lengths = torch.zeros(n_envs, context.n_regions, dtype=torch.long)
         self.ended = torch.ones(n_envs, dtype=torch.bool)  # environments that start a region with the next step
         self.last_positions = torch.zeros(n_envs, dtype=torch.long)  # of each environment's newest token
+        positions = torch.arange(context.n_positions, device=self.device)
+        types = torch.full_like(positions, TokenType.TRANSITION)
+        self.step_places = model.embed_place(types, positions).detach()  # (positions, D), looked up at every step
 
     @property
     def n_steps(self) -> Tensor:
@@ -148,7 +151,6 @@ class RollingContext:
         step = {n: self.newest[n][held] for n in ("observations", *self.model.followed)}
         starts = torch.zeros_like(step["rewards"], dtype=torch.bool)
         self.last_positions[envs] += 1
-        positions = self.last_positions[envs].to(self.device)
-        types = torch.full_like(positions, TokenType.TRANSITION)
-        x = self.model.embed_steps(**step, starts=starts) + self.model.embed_place(types, positions)  # (N', D)
+        places = self.step_places[self.last_positions[envs].to(self.device)]
+        x = self.model.embed_steps(**step, starts=starts) + places  # (N', D)
         return self.model.transformer.append(x, self.cache, envs)
