@@ -24,6 +24,7 @@ from utils import choose_device
 SHARE = "train_env_ratio=0.3"  # 24 tasks of random histories, 55 MB
 TINY_SHARE = "train_env_ratio=0.05"  # 4 tasks
 COMPRESSED = "use_compressed_context=true"
+SHARING = (2, 4, 8)  # windows that share a previous region
 MEDIUM = 320  # steps of a window between a compressed one and a full history
 
 
@@ -69,6 +70,9 @@ def measure(
     rows += measure_supervision(
         dense, prepare(folder, (COMPRESSED, "dense_supervision=false", *shared), device), repeats
     )
+    if batch % max(SHARING) == 0:
+        sharing = {n: prepare(folder, (COMPRESSED, *shared, f"currents_per_previous={n}"), device) for n in SHARING}
+        rows += measure_sharing(dense, sharing, repeats)
     stored = prepare(folder, (COMPRESSED, "in_memory=never", *shared), device)
     rows += measure_loading(dense, stored, compressed, repeats)
     rows.append(memory_of_dataset(folder, dense.datasets["train"], share))
@@ -122,6 +126,20 @@ def measure_supervision(dense: Run, sparse: Run, repeats: int) -> list[dict]:
     return [every, one, ratio("supervised actions, every step over last step", every["median"] / one["median"], 60)]
 
 
+def measure_sharing(separate: Run, sharing: dict[int, Run], repeats: int) -> list[dict]:
+    """Supervised actions per second where n windows share a previous region, which is encoded once."""
+    runs = {1: separate, **sharing}
+    seconds = alternate({str(n): lambda run=run: train_step(run) for n, run in runs.items()}, repeats)
+    name = "supervised actions, {} current(s) per previous"
+    rows = [row(name.format(n), seconds[str(n)], "actions/s", n_targets(run)) for n, run in runs.items()]
+    rate = dict(zip(runs, (r["median"] for r in rows)))
+    targets = {4: 1.5, 8: 1.6}
+    return rows + [
+        ratio(f"supervised actions, {n} currents per previous over 1", rate[n] / rate[1], targets.get(n))
+        for n in sharing
+    ]
+
+
 def measure_loading(dense: Run, stored: Run, update: float, repeats: int) -> list[dict]:
     """Loading of batches, from memory as a share of an update's seconds, and from the file."""
     data, batch = dense.datasets["train"], dense.config["train_batch_size"]
@@ -167,7 +185,7 @@ def main(argv: list[str] | None = None) -> dict:
     torch.set_num_threads(args.threads)
     batch, repeats, lengths, size = args.batch, args.repeats, [125, 250, 500, 1000], ()
     if args.tiny:
-        batch, repeats, size = 2, 1, ("n_embd=8", "n_layer=1", "n_head=1")
+        batch, repeats, size = 8, 1, ("n_embd=8", "n_layer=1", "n_head=1")
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), batch, repeats, lengths, size, args.device)
     settings = {

@@ -11,7 +11,7 @@ from files import InputError
 from history.format import history_path
 from model import config_problems
 from ranks import Ranks
-from train import check_shares, share_of_batch
+from train import build_optimizer, check_shares, share_of_batch
 
 SETTINGS = [
     ["currents_per_previous=4"],
@@ -45,6 +45,27 @@ def test_windows_that_share_a_region_train_as_separate_ones(tmp_path, settings):
         torch.testing.assert_close(value, results[1][name], atol=1e-5, rtol=1e-5, equal_nan=True)
     for one, other in zip(*gradients):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_ten_updates_give_the_same_weights(tmp_path):
+    _, batch = shared_batch(tmp_path, SETTINGS[0])
+    trained = []
+    for windows in (batch, {name: values for name, values in batch.items() if name != "group"}):
+        model = random_model("use_compressed_context=true", *SETTINGS[0], "lr=1e-3")
+        optimizer = build_optimizer(model, model.config)
+        for _ in range(10):
+            optimizer.zero_grad()
+            model(windows)["loss_total"].backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), model.config["grad_clip"])
+            optimizer.step()
+        trained.append(dict(model.named_parameters()))
+    for name, one in trained[0].items():
+        difference = (one - trained[1][name]).abs()
+        if name.endswith(
+            "qkv.bias"
+        ):  # a bias of keys changes no attention: Adam scales up the rounding of its gradient
+            difference = torch.stack(difference.chunk(3))[[0, 2]]
+        assert difference.max() < 1e-5, name
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
