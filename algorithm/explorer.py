@@ -40,7 +40,8 @@ class Explorer(StreamLearners):
     def __init__(self, config: dict, vec_env: VecEnv, seed: int, log_dir: str | None = None, *, prepared: Knowledge):
         super().__init__(config, vec_env, seed, log_dir)
         self.recorded = getattr(vec_env, "recorded", lambda observations: observations)  # it sees what histories hold
-        self.beliefs, self.noise = Beliefs(prepared, vec_env.num_envs), self._draw_noise(vec_env.num_envs)
+        known = prepared.without(seed - config["alg_seed"])  # task i has seed alg_seed + i
+        self.beliefs, self.noise = Beliefs(known, vec_env.num_envs), self._draw_noise(vec_env.num_envs)
 
     @staticmethod
     def prepare(config: dict, traj_dir: Path) -> Knowledge:

@@ -10,7 +10,7 @@ Letters in shapes: K tasks or hypotheses, X situations, P stages, A actions, U d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -81,6 +81,26 @@ class Counts:
     squares: np.ndarray
     ends: np.ndarray
 
+    def only(self, which: np.ndarray) -> Counts:
+        """Those of some tasks, (K,) bool."""
+        return Counts(self.steps, *(of[which] for of in (self.taken, self.rewards, self.squares, self.ends)))
+
+
+@dataclass
+class Usual:
+    """What all tasks together say: (U,) how probable a step's outcome is, and that it ends the episode; what a reward pays."""
+
+    chances: np.ndarray
+    ends: np.ndarray
+    reward: float
+
+    @classmethod
+    def of(cls, counts: Counts, numbers: Numbers) -> Usual:
+        chances = counts.taken.sum(0) / _group_sums(numbers.pairs(counts.steps), counts.taken).sum(0)
+        paid = counts.rewards != 0
+        reward = np.median((counts.rewards / np.maximum(counts.taken, 1))[paid]) if paid.any() else 1.0
+        return cls(chances, _task_mean(counts.ends, counts.taken), float(reward))
+
 
 @dataclass
 class Knowledge:
@@ -99,6 +119,33 @@ class Knowledge:
     ends: np.ndarray
     policies: np.ndarray
     prior: np.ndarray
+    tasks: tuple[int, ...] = ()
+    counts: Counts | None = None
+    usual: Usual | None = None
+
+    def without(self, task: int) -> Knowledge:
+        """The same without the hypothesis of one training task, so that it is met as a held-out one is."""
+        if task not in self.tasks:
+            return self
+        others = np.array(self.tasks) != task
+        kept = np.concatenate([others, np.ones(len(self.prior) - len(others), dtype=bool)])
+        counts = self.counts.only(others)
+        before, now = (_unexplained(of, self.numbers) for of in (self.counts, counts))
+        rest = replace(
+            self,
+            **{name: getattr(self, name)[kept] for name in ("chances", "rewards", "ends", "policies", "prior")},
+            tasks=tuple(np.array(self.tasks)[others].tolist()),
+            counts=counts,
+        )
+        return rest.suspecting(tuple(map(np.setdiff1d, now, before)))
+
+    def suspecting(self, unexplained: tuple[np.ndarray, np.ndarray]) -> Knowledge:
+        """With one hypothesis more for each of these places and arrivals; see `_unexplained`."""
+        more, prior = _imagined_rewards(self.steps, self.numbers, unexplained, self.usual.reward)
+        chances, ends = (np.broadcast_to(of_steps, more.shape) for of_steps in (self.usual.chances, self.usual.ends))
+        added = {"chances": chances, "rewards": more, "ends": ends, "prior": prior}
+        added["policies"] = plan(self.numbers, self.steps, chances, more, ends)
+        return replace(self, **{name: np.concatenate([getattr(self, name), new]) for name, new in added.items()})
 
     def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(E,) numbers of steps to their places in `steps`, and whether they are there."""
@@ -128,21 +175,27 @@ def learn_from(
         )
     numbers = Numbers(sizes, action_space["sizes"][0], rewards_per_round)
     counts = _count([_read_task(path, task, numbers) for task in tasks])
-    pairs = numbers.pairs(counts.steps)
-    tries = _group_sums(pairs, counts.taken)
-    usual = counts.taken.sum(0) / tries.sum(0)
-    chances = (counts.taken + PRIOR_STEPS * usual) / (tries + PRIOR_STEPS)
+    usual = Usual.of(counts, numbers)
+    tries = _group_sums(numbers.pairs(counts.steps), counts.taken)
+    chances = (counts.taken + PRIOR_STEPS * usual.chances) / (tries + PRIOR_STEPS)
     rewards, noise = _expected_rewards(counts, numbers)
-    usual_ends = _task_mean(counts.ends, counts.taken)
-    ends = (counts.ends + PRIOR_STEPS * usual_ends) / (counts.taken + PRIOR_STEPS)
+    ends = (counts.ends + PRIOR_STEPS * usual.ends) / (counts.taken + PRIOR_STEPS)
     paid = (counts.rewards != 0).any(axis=1)
-    more, prior = _imagined_rewards(counts, numbers)
-    prior = np.concatenate([np.zeros((paid.sum(), numbers.n_stages)), prior])
-    rewards = np.concatenate([rewards[paid], more])
-    chances = np.concatenate([chances[paid], np.broadcast_to(usual, more.shape)])
-    ends = np.concatenate([ends[paid], np.broadcast_to(usual_ends, more.shape)])
-    policies = plan(numbers, counts.steps, chances, rewards, ends)
-    return Knowledge(numbers, counts.steps, chances, rewards, noise, ends, policies, prior)
+    policies = plan(numbers, counts.steps, *(of_tasks[paid] for of_tasks in (chances, rewards, ends)))
+    known = Knowledge(
+        numbers,
+        counts.steps,
+        chances[paid],
+        rewards[paid],
+        noise,
+        ends[paid],
+        policies,
+        prior=np.zeros((paid.sum(), numbers.n_stages)),
+        tasks=tuple(np.array(tasks)[paid].tolist()),
+        counts=counts.only(paid),
+        usual=usual,
+    )
+    return known.suspecting(_unexplained(counts, numbers))
 
 
 def _read_task(path: Path, task: int, numbers: Numbers) -> tuple[np.ndarray, ...]:
@@ -218,24 +271,28 @@ def _expected_rewards(counts: Counts, numbers: Numbers) -> tuple[np.ndarray, flo
     return (counts.rewards + PRIOR_STEPS * usual) / (counts.taken + PRIOR_STEPS), noise
 
 
-def _imagined_rewards(counts: Counts, numbers: Numbers) -> tuple[np.ndarray, np.ndarray]:
-    """(more, U) what steps pay if the task is none of the known ones, and (more, P) `prior`. So no place is beyond suspicion.
-
-    For each place at which no task pays, that it pays there what it usually does. For each at which tasks pay, but never
-    in a stage in which they pay elsewhere, that it pays there in this stage: a cell that was a key, and never a door.
-    Of other stages such a hypothesis says nothing, so it is not followed there.
+def _unexplained(counts: Counts, numbers: Numbers) -> tuple[np.ndarray, np.ndarray]:
+    """Where no task pays, but one that is not known might: places at which none pays, and arrivals (`Numbers.arrivals`) at
+    places where tasks pay, but never in a stage in which they pay elsewhere: a cell that was a key, and never a door.
     """
     places, arrivals, stages = (of(counts.steps) for of in (numbers.places, numbers.arrivals, numbers.n_paid))
     rewarded = (counts.rewards != 0).any(axis=0)
     may_pay = np.isin(places, places[rewarded]) & np.isin(stages, stages[rewarded])
-    everywhere = np.setdiff1d(places, places[rewarded])
-    in_a_stage = np.setdiff1d(arrivals[may_pay], arrivals[rewarded])
-    usual = np.median((counts.rewards / np.maximum(counts.taken, 1))[counts.rewards != 0]) if rewarded.any() else 1.0
-    pays = np.concatenate([places == everywhere[:, None], arrivals == in_a_stage[:, None]])
+    return np.setdiff1d(places, places[rewarded]), np.setdiff1d(arrivals[may_pay], arrivals[rewarded])
+
+
+def _imagined_rewards(
+    steps: np.ndarray, numbers: Numbers, unexplained: tuple[np.ndarray, np.ndarray], reward: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(more, U) what steps pay if one of these places, or arrivals, pays `reward`, and (more, P) `prior`. So no place is
+    beyond suspicion. Of other stages than its own an arrival's hypothesis says nothing, so it is not followed there.
+    """
+    everywhere, in_a_stage = (of[:, None] for of in unexplained)
+    pays = np.concatenate([numbers.places(steps) == everywhere, numbers.arrivals(steps) == in_a_stage])
     prior = np.zeros((len(pays), numbers.n_stages))
-    own = in_a_stage[:, None] // numbers.n_observations
+    own = in_a_stage // numbers.n_observations
     prior[len(everywhere) :] = np.where(np.arange(numbers.n_stages) == own, 0, -np.inf)
-    return usual * pays, prior
+    return reward * pays, prior
 
 
 def plan(numbers: Numbers, steps: np.ndarray, chances: np.ndarray, rewards: np.ndarray, ends: np.ndarray) -> np.ndarray:

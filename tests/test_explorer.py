@@ -94,6 +94,29 @@ def test_a_cell_that_was_a_key_may_be_a_door(tmp_path):
     assert np.isfinite(known.prior).tolist() == [[True, True], [True, True], [True, False], [False, True]]
 
 
+def test_a_task_is_met_without_knowing_it(tmp_path):
+    """Cells in a row; task 0 pays in cell 0 and task 2 in cell 2. Without task 0, cell 0 is one that may pay."""
+    tour = {"states": [1, 0, 1, 2], "actions": [0, 1, 1, 0], "reached": [0, 1, 2, 1]}
+    path = history(tmp_path, **tour, rewards=[1, 0, 0, 0])
+    with h5py.File(path, "a") as file:
+        file.copy("0", file, name="2")
+        file["2/rewards"][...] = np.array([0, 0, 1, 0])[:, None]
+        file.copy("0", file, name="5")
+        file["5/rewards"][...] = 0
+    known = learn_from(path, [0, 2, 5], {"kind": "discrete", "sizes": [3]}, {"kind": "discrete", "sizes": [2]})
+    reached = known.numbers.places(known.steps)
+
+    def paying(known):
+        return [np.unique(reached[row > 0.5]).tolist() for row in known.rewards]
+
+    assert known.tasks == (0, 2) and paying(known)[:3] == [[0], [2], [1]]
+    without = known.without(0)
+    assert without.tasks == (2,) and paying(without)[:2] == [[2], [1]] and [0] in paying(without)[2:]
+    assert len(without.policies) == len(without.prior) == len(without.rewards) == len(without.chances)
+    assert paying(without.without(2))[-1] == [2] and without.without(2).tasks == ()
+    assert known.without(5) is known and known.without(7) is known
+
+
 def history(folder, **values):
     """A file of one task and one stream of one episode."""
     path = folder / "history.hdf5"
