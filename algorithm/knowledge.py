@@ -304,12 +304,13 @@ def plan(numbers: Numbers, steps: np.ndarray, chances: np.ndarray, rewards: np.n
     pays = np.abs(rewards) / largest  # the chance of a reward, where all are of one size
     values = np.zeros((len(rewards), numbers.n_situations))
     q = np.zeros((*values.shape, numbers.n_actions))
+    of_pairs = q.reshape(len(q), numbers.n_situations * numbers.n_actions)
     for _ in range(1000):
         ahead = (1 - pays) * values[:, unpaid] + pays * values[:, paid]
         outcomes = chances * (rewards + DISCOUNT * (1 - ends) * ahead)
-        q.reshape(len(q), -1)[:, pairs] = np.add.reduceat(outcomes, firsts, axis=1)
+        of_pairs[:, pairs] = np.add.reduceat(outcomes, firsts, axis=1)
         before, values = values, q.max(axis=2)
-        if np.abs(values - before).max() < 1e-3 * largest:
+        if np.abs(values - before).max(initial=0) < 1e-3 * largest:
             break
     best = values[:, :, None]
     is_best = q >= best - TIE * np.abs(best)

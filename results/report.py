@@ -122,7 +122,7 @@ def with_memory() -> dict[str, Scores]:
     """Memory on the same histories and on the explorer's, and what two regions do there; those that were run."""
     labels = {
         "memory": "memory, causal histories", "explorer": "**memory, explorer's histories**",
-        "explorer-two-regions": "two regions, explorer's histories",
+        "quick": "**two regions, explorer's histories** (`make run`)",
     }  # fmt: skip
     return {label: scores for name, label in labels.items() if (scores := Scores(name)).n_seeds}
 
@@ -238,7 +238,7 @@ def explorers() -> str:
     """Trained on the explorer's histories."""
     families = {"Darkroom": "explorer", "Dark Room Hard": "hard-explorer", "Dark Key-to-Door": "key-to-door-explorer"}
     more = {
-        "explorer-16-kept": "memory of 16 summaries", "explorer-480": "plain window of 480 steps",
+        "quick": "two regions, 500 updates instead of 1,600", "explorer-16-kept": "memory of 16 summaries", "explorer-480": "plain window of 480 steps",
         "explorer-adaptive": "regions that end at news: predicted ends", "explorer-adaptive news": "the same, ends by the rule",
         "explorer-adaptive random": "the same, random ends of the same mean length, 77 steps",
         "explorer-adaptive random-45": "the same, random ends after 45 steps in the mean",
@@ -248,7 +248,7 @@ def explorers() -> str:
         compare(
             family,
             {f"{prefix}{kind}": label for kind, label in CONTEXTS.items()} | (more if prefix == "explorer" else {}),
-            {"explorer-split": "memory"} if prefix == "explorer" else None,
+            {"explorer-split": "memory", "quick-split": "two regions, 500 updates"} if prefix == "explorer" else None,
         )
         for family, prefix in families.items()
     ]
@@ -365,7 +365,7 @@ def text() -> str:
 def draw_returns() -> None:
     compressed, standard = Scores("compressed"), best_standard()
     curves = {"compressed context": compressed.returns}
-    curves |= {label.strip("*"): scores.returns for label, scores in with_memory().items()}
+    curves |= {label.replace("*", "").replace("`", ""): scores.returns for label, scores in with_memory().items()}
     shown = ("160 steps", "full history (480 steps)")  # more lines than these cannot be told apart
     curves |= {f"standard, {name}": scores.returns for name, scores in standard.items() if name in shown}
     levels = {"random policy": compressed.random, "optimum": float(compressed.optimal.mean())}

@@ -34,6 +34,7 @@ from scripts import DEFAULT_FAMILY, family_paths, run_script
 REFERENCES = {"compressed": "ckpt-800.pt", "explorer": "explorer-1600.pt"}  # of seed 0 on split 0
 MEMORY = "config/model/ad_dr_memory.yaml"
 ADAPTIVE = "config/model/ad_dr_adaptive.yaml"
+QUICK = "config/model/ad_dr_explorer_regions.yaml"  # what make run trains
 BOUNDARIES = {
     "default": (),
     **{kind: ("--boundaries", kind) for kind in ("fixed", "news")},
@@ -168,6 +169,8 @@ SETTINGS = [
     causal_window("standard-full-causal", 480, 21),
     explorer("explorer", seeds=(0, 1, 2, 3, 4), evaluations={"default": (), "long": LONG}),
     explorer("explorer-split", seeds=(0, 1, 2), splits=(1, 2)),
+    explorer("quick", model=QUICK, seeds=(0, 1, 2)),
+    explorer("quick-split", model=QUICK, seeds=(0, 1, 2), splits=(1, 2)),
     *explorer_controls(DEFAULT_FAMILY, "explorer", interval=40, n_slots=128, batch_size=5888),
     explorer("explorer-16-kept", "memory_regions=16"),
     explorer("explorer-480", *plain_window(480, 5888)),

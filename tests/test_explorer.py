@@ -115,6 +115,7 @@ def test_a_task_is_met_without_knowing_it(tmp_path):
     assert len(without.policies) == len(without.prior) == len(without.rewards) == len(without.chances)
     assert paying(without.without(2))[-1] == [2] and without.without(2).tasks == ()
     assert known.without(5) is known and known.without(7) is known
+    assert len(known.suspecting((np.array([], int), np.array([], int))).rewards) == len(known.rewards)
 
 
 def history(folder, **values):
