@@ -257,8 +257,21 @@ def explorers() -> str:
         for kind, label in CONTEXTS.items()
         if (scores := Scores(f"hard-explorer{kind}")).n_seeds
     ]
+    of_doors = {f"key-to-door-explorer{kind}": label for kind, label in CONTEXTS.items()}
+    of_doors["dark_key_to_door-compressed"] = "PPO's histories: two regions"
+    missed = [
+        [label, *[f"{after_misses(scores, n):.2f}" for n in (0, 1, 3)]]
+        for name, label in of_doors.items()
+        if (scores := Scores(name)).n_seeds
+    ]
+    after = [f"after {words}" for words in ("an opened one", "one miss", "three misses")]
     return "\n".join(
-        [*parts, predicted_ends(), table(["Dark Room Hard", "success in the episode after the first one"], repeats)]
+        [
+            *parts,
+            predicted_ends(),
+            table(["Dark Room Hard", "success in the episode after the first one"], repeats),
+            table(["Dark Key-to-Door: share of episodes that open the door", *after], missed),
+        ]
     )
 
 
@@ -287,6 +300,15 @@ def after_first_success(scores: Scores) -> float:
     first = rewarded[:, :-1].argmax(axis=1)
     met = rewarded[np.arange(len(first)), first]
     return float(rewarded[np.arange(len(first)), first + 1][met].mean())
+
+
+def after_misses(scores: Scores, n: int) -> float:
+    """How often an episode opens the door that follows one that did, and n that did not."""
+    opened = scores.returns.reshape(-1, scores.returns.shape[-1]) == 2
+    follows = opened[:, : -n - 1].copy()
+    for miss in range(1, n + 1):
+        follows &= ~opened[:, miss : miss - n - 1]
+    return float(opened[:, n + 1 :][follows].mean())
 
 
 def doors() -> str:
