@@ -211,7 +211,8 @@ def collect_tasks(
     n_process = config["n_process"] or max(1, n_cores() // ranks.n_local)
     waiting, running, failures, interrupts = list(tasks), {}, {}, []
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["collect"])  # import torch and SB3 once, not once per task
+    # Imported once, not once per task: torch and SB3, and what torch's optimizers import at their first step, 2 s of it
+    context.set_forkserver_preload(["collect", "torch._dynamo"])
     # A flag, since a KeyboardInterrupt raised wherever the code happens to be can get lost in a destructor
     handler = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
     with tqdm(
