@@ -11,11 +11,11 @@ BIN := .venv/bin
 	@touch $@
 
 run: .venv/installed
-	@echo "==> 1/4 collecting PPO histories (a minute on 2 cores)"
+	@echo "==> 1/4 collecting PPO histories (1 to 2 minutes on 2 cores)"
 	$(BIN)/python collect.py
 	@echo "==> 2/4 collecting histories of an explorer that learns from them (seconds)"
 	$(BIN)/python collect.py --source explorer
-	@echo "==> 3/4 training AD with compressed context (a minute on 2 cores)"
+	@echo "==> 3/4 training AD with compressed context (1 to 2 minutes on 2 cores)"
 	$(BIN)/python train.py --source explorer --model-config config/model/ad_dr_explorer_regions.yaml
 	@echo "==> 4/4 evaluating on the held-out goals (seconds)"
 	$(BIN)/python evaluate.py
