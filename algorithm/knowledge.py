@@ -95,11 +95,11 @@ class Usual:
     reward: float
 
     @classmethod
-    def of(cls, counts: Counts, numbers: Numbers) -> Usual:
-        chances = counts.taken.sum(0) / _group_sums(numbers.pairs(counts.steps), counts.taken).sum(0)
+    def of(cls, counts: Counts, tries: np.ndarray) -> Usual:
+        """`tries`: (K, U) how often the situation and action of each step came up."""
         paid = counts.rewards != 0
         reward = np.median((counts.rewards / np.maximum(counts.taken, 1))[paid]) if paid.any() else 1.0
-        return cls(chances, _task_mean(counts.ends, counts.taken), float(reward))
+        return cls(counts.taken.sum(0) / tries.sum(0), _task_mean(counts.ends, counts.taken), float(reward))
 
 
 @dataclass
@@ -175,8 +175,8 @@ def learn_from(
         )
     numbers = Numbers(sizes, action_space["sizes"][0], rewards_per_round)
     counts = _count([_read_task(path, task, numbers) for task in tasks])
-    usual = Usual.of(counts, numbers)
     tries = _group_sums(numbers.pairs(counts.steps), counts.taken)
+    usual = Usual.of(counts, tries)
     chances = (counts.taken + PRIOR_STEPS * usual.chances) / (tries + PRIOR_STEPS)
     rewards, noise = _expected_rewards(counts, numbers)
     ends = (counts.ends + PRIOR_STEPS * usual.ends) / (counts.taken + PRIOR_STEPS)

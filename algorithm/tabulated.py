@@ -18,6 +18,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+import env
+
 
 @dataclass
 class Table:
@@ -39,7 +41,7 @@ class TabulatedPolicy(ActorCriticPolicy):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.sizes = entry_sizes(self.observation_space)
+        self.sizes = env.entry_sizes(self.observation_space).tolist()
         every = torch.cartesian_prod(*map(torch.arange, self.sizes)).reshape(-1, *self.observation_space.shape)
         with torch.no_grad():
             self.every = self.extract_features(every)
@@ -55,7 +57,9 @@ class TabulatedPolicy(ActorCriticPolicy):
             return self.held
         latent_policy, latent_value = self.mlp_extractor(self.every)
         outputs = self.action_net(latent_policy)
-        log_probs = [entry.log_softmax(1) for entry in outputs.split(entry_sizes(self.action_space), dim=1)]
+        log_probs = [
+            entry.log_softmax(1) for entry in outputs.split(env.entry_sizes(self.action_space).tolist(), dim=1)
+        ]
         entropy = -sum((entry.exp() * entry).sum(1) for entry in log_probs)
         values = self.value_net(latent_value)[:, 0]
         if self.training:
@@ -101,14 +105,9 @@ class TabulatedPolicy(ActorCriticPolicy):
         return self.table().values[self.numbers(obs), None]
 
 
-def entry_sizes(space: Discrete | MultiDiscrete) -> list[int]:
-    """How many values each entry has."""
-    return [int(size) for size in np.ravel(space.n if isinstance(space, Discrete) else space.nvec)]
-
-
 def policy_for(vec_env: VecEnv, most: int) -> str | type[ActorCriticPolicy]:
     """SB3's policy class; the tabulated one where at most so many observations are possible."""
     spaces = vec_env.observation_space, vec_env.action_space
     if not all(isinstance(space, (Discrete, MultiDiscrete)) for space in spaces):
         return "MlpPolicy"
-    return TabulatedPolicy if np.prod(entry_sizes(spaces[0]), dtype=float) <= most else "MlpPolicy"
+    return TabulatedPolicy if np.prod(env.entry_sizes(spaces[0]), dtype=float) <= most else "MlpPolicy"

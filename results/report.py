@@ -238,7 +238,8 @@ def explorers() -> str:
     """Trained on the explorer's histories."""
     families = {"Darkroom": "explorer", "Dark Room Hard": "hard-explorer", "Dark Key-to-Door": "key-to-door-explorer"}
     more = {
-        "quick": "two regions, 500 updates instead of 1,600", "explorer-16-kept": "memory of 16 summaries", "explorer-480": "plain window of 480 steps",
+        "quick": "two regions, 500 updates instead of 1,600",
+        "explorer-16-kept": "memory of 16 summaries", "explorer-480": "plain window of 480 steps",
         "explorer-adaptive": "regions that end at news: predicted ends", "explorer-adaptive news": "the same, ends by the rule",
         "explorer-adaptive random": "the same, random ends of the same mean length, 77 steps",
         "explorer-adaptive random-45": "the same, random ends after 45 steps in the mean",

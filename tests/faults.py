@@ -31,7 +31,7 @@ def start(arguments: list[str], n_ranks: int = 0, **options) -> subprocess.Popen
 def run(arguments: list[str], n_ranks: int = 0, code: int = 0, **options) -> str:
     """Run a script to its end; return what it printed."""
     process = start(arguments, n_ranks, **options)
-    out, err = process.communicate(timeout=900)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
     return out + err
 

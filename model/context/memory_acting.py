@@ -250,10 +250,10 @@ class MemoryContext:
                 bias = bias.masked_fill(later, -torch.inf)
             return F.scaled_dot_product_attention(q, keys[held, :, :stop], values[held, :, :stop], attn_mask=bias)
 
-        def attend_from_one(layer: int, *qkv: Tensor) -> Tensor:
+        def attend_once(layer: int, *qkv: Tensor) -> Tensor:
             return attend(layer, *(z[:, :, None] for z in qkv)).flatten(1)
 
         trunk = self.model.transformer
-        features = trunk.step(x[:, 0], attend_from_one)[:, None] if C == 1 else trunk(x, attend)
+        features = trunk.step(x[:, 0], attend_once)[:, None] if C == 1 else trunk(x, attend)
         self.own_length[envs] += C
         return features
