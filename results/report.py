@@ -388,7 +388,7 @@ def text() -> str:
 def draw_returns() -> None:
     compressed, standard = Scores("compressed"), best_standard()
     curves = {"compressed context": compressed.returns}
-    curves |= {label.replace("*", "").replace("`", ""): scores.returns for label, scores in with_memory().items()}
+    curves |= {label.split(" (")[0].strip("*"): scores.returns for label, scores in with_memory().items()}
     shown = ("160 steps", "full history (480 steps)")  # more lines than these cannot be told apart
     curves |= {f"standard, {name}": scores.returns for name, scores in standard.items() if name in shown}
     levels = {"random policy": compressed.random, "optimum": float(compressed.optimal.mean())}
