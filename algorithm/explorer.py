@@ -72,7 +72,9 @@ class Explorer(StreamLearners):
         return self.recorded(observations).reshape(len(observations), -1)
 
     def _draw_noise(self, n: int) -> np.ndarray:
-        return self.rng.uniform(0, self.config["explorer_noise"], n)
+        """(n,) shares of random actions, of one episode each; all of them in a lapse."""
+        noise = self.rng.uniform(0, self.config["explorer_noise"], n)
+        return np.where(self.rng.random(n) < self.config["explorer_lapses"], 1.0, noise)
 
 
 class Beliefs:

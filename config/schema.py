@@ -127,6 +127,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "learns_from": Key(str, SOURCE, "PPO", only=EXPLORER),
         "rewards_per_round": Key(int, SOURCE, None, low=1, nullable=True, only=EXPLORER),
         "explorer_noise": Key(float, SOURCE, 0.3, low=0, high=1, only=EXPLORER),
+        "explorer_lapses": Key(float, SOURCE, 0.0, low=0, high=1, only=EXPLORER),
         "n_process": Key(int, RUNNING, None, low=1, nullable=True),
     },
     "model": {

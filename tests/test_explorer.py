@@ -154,6 +154,18 @@ def test_it_finds_every_goal_of_the_tiny_family(explored):
         assert np.allclose(file["0/action_probs"][()].sum(-1), 1, atol=1e-2)
 
 
+def test_lapses_are_acted_at_random_and_not_recorded(explored, tmp_path):
+    """In a lapse every action is as likely as any other; what is recorded is what the explorer would have done."""
+    path = history_path(EXPLORED, tmp_path)
+    shutil.copy(history_path(tiny_config(), explored), tmp_path)
+    collect.main(arguments(tmp_path, "explorer_lapses=1"))
+    with h5py.File(path) as file, h5py.File(history_path(EXPLORED, explored)) as usual:
+        shares = [np.bincount(of["0/actions"][()].ravel(), minlength=5) / of["0/actions"].size for of in (file, usual)]
+        likely = [of["0/action_probs"][()][-12:].max(-1).mean() for of in (file, usual)]
+    assert np.abs(shares[0] - 0.2).max() < 0.05 < np.abs(shares[1] - 0.2).max()
+    assert min(likely) > 0.4  # ties share: uniform would be 0.2
+
+
 def test_it_knows_nothing_of_held_out_tasks(explored, tmp_path):
     config, path = EXPLORED, history_path(tiny_config(), explored)
     before = Explorer.prepare(config, explored)
