@@ -35,6 +35,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--episodes", type=positive, default=EPISODES, help="episodes per task and repeat (default: %(default)s)")
     add("--repeats", type=positive, default=REPEATS, help="independent repeats per task (default: %(default)s)")
     add("--span", type=positive, help="count returns per so many steps of long episodes (default: per episode)")
+    add(
+        "--success", action="store_true",
+        help="count episodes with a step whose info tells `success` or `is_success`, instead of returns (default: no)",
+    )  # fmt: skip
     add("--temperature", type=float, help="of the actions; 0 takes the most probable (default: the checkpoint's)")
     add("--boundaries", choices=ALL_KEYS["boundaries"].choices, help="where regions end (default: the checkpoint's)")
     add("--seed", type=seed_number, default=0, help="of action sampling and environments (default: %(default)s)")
@@ -65,7 +69,7 @@ from checkpoints import EVALUATION_KEYS, checkpoint_paths, load_checkpoint, newe
 from config.loading import complete_config, free_in_evaluation, override_config
 from files import InputError, make_folder, write_atomically
 from history.format import history_path
-from history.returns import source_curve
+from history.returns import episode_returns, source_curve
 from model import load_model
 from model.acting import RandomActor, run_actor
 from plots.frames import check_renders, film_tasks, save_film
@@ -82,7 +86,8 @@ N_RANDOM_EPISODES = 100
 class Results:
     """An evaluation: (tasks, repeats, episodes) returns of `tasks`, whose numbers are `indices`.
 
-    Where returns are counted per span of steps, a span takes an episode's place.
+    Where returns are counted per span of steps, a span takes an episode's place; where successes are counted, 1 or 0 takes
+    a return's.
     """
 
     indices: list[int]
@@ -111,6 +116,8 @@ def main(argv: list[str] | None = None) -> int:
     longest = env.max_episode_steps(config)
     if args.span and args.span > longest:
         raise InputError(f"--span {args.span}: expected at most {longest}, the steps of a whole episode")
+    if args.span and args.success:
+        raise InputError("--span and --success: expected one of them; a success is counted per episode")
     out = Path(args.out) if args.out else path.parent / default_name(args, checkpoint["update"], overrides)
     ranks = Ranks(model.device)
     ranks.first_does(lambda: make_folder(out.parent))
@@ -124,13 +131,16 @@ def main(argv: list[str] | None = None) -> int:
         )
     settings = {
         "checkpoint": str(path), "update": checkpoint["update"], "mode": args.mode, "repeats": args.repeats,
-        "seed": args.seed, "span": args.span, "config": config,
+        "seed": args.seed, "span": args.span, "success": args.success, "config": config,
     }  # fmt: skip
     best = [env.optimal_return(config, task) for task in tasks]
     optimal = np.array([np.nan if value is None else value for value in best])
     if args.span:
         optimal *= args.span / longest
-    results = Results(indices, tasks, returns, optimal, evaluate_random(config, tasks, args.seed, args.span), settings)
+    if args.success:
+        optimal[:] = 1
+    random_returns = evaluate_random(config, tasks, args.seed, args.span, args.success)
+    results = Results(indices, tasks, returns, optimal, random_returns, settings)
     print_results(results, path, args.episodes, trained_config)
     write_results(results, out, args.traj_dir)
     if args.render:
@@ -148,7 +158,7 @@ def chosen_overrides(args: argparse.Namespace) -> list[str]:
 
 def default_name(args: argparse.Namespace, update: int, overrides: list[str]) -> str:
     """A name for the result files that tells this evaluation from others of the run."""
-    usual = {"episodes": EPISODES, "repeats": REPEATS, "seed": 0, "span": None}
+    usual = {"episodes": EPISODES, "repeats": REPEATS, "seed": 0, "span": None, "success": False}
     changes = [f"{name}={getattr(args, name)}" for name, default in usual.items() if getattr(args, name) != default]
     parts = [f"eval-{args.mode}-{update}", *overrides, *changes]
     return "_".join("".join(c if c.isalnum() or c in "-._" else "-" for c in part) for part in parts)
@@ -188,7 +198,7 @@ def evaluate_shared(model, tasks: list[dict], args: argparse.Namespace, ranks: R
     first, stop = bounds[ranks.rank : ranks.rank + 2]
     share = evaluate_tasks(
         model, tasks[first:stop], args.repeats, args.episodes, args.seed, first * args.repeats, args.envs_at_once,
-        show_progress=ranks.is_first, span=args.span,
+        show_progress=ranks.is_first, span=args.span, success=args.success,
     )  # fmt: skip
     shares = [share for share in ranks.gather(share) if len(share)]
     ranks.leave()
@@ -207,6 +217,7 @@ def evaluate_tasks(
     stop: Callable[[], bool] | None = None,
     show_progress: bool = True,
     span: int | None = None,
+    success: bool = False,
 ) -> np.ndarray:
     """Returns of in-context episodes; the same ones, whatever `envs_at_once` is.
 
@@ -216,6 +227,7 @@ def evaluate_tasks(
         envs_at_once: how many are stepped together.
         stop: asked after every step; True ends the evaluation at once.
         span: count per so many steps, not per episode.
+        success: see `counted_returns`.
 
     Returns:
         (tasks, repeats, episodes or spans), of as many as all have finished.
@@ -237,7 +249,7 @@ def evaluate_tasks(
                 on_step=bar.update,
             )  # fmt: skip
             vec_env.close()
-            returns.append(counted_returns(record, episodes, span))
+            returns.append(counted_returns(record, episodes, span, success))
             if stop and stop():
                 break
     n_episodes = min(part.shape[1] for part in returns)
@@ -246,24 +258,36 @@ def evaluate_tasks(
     return together[: n_tasks * repeats].reshape(n_tasks, repeats, n_episodes)
 
 
-def counted_returns(record: dict[str, np.ndarray], episodes: int, span: int | None) -> np.ndarray:
-    """(N, at most `episodes`) returns of what `run_actor` gives, or (N, spans)."""
-    if span is None:
-        return record["returns"][:, :episodes]
+def counted_returns(
+    record: dict[str, np.ndarray], episodes: int, span: int | None, success: bool = False
+) -> np.ndarray:
+    """(N, at most `episodes`) returns of what `run_actor` gives, or (N, spans); with `success`, 1 where an episode had one.
+
+    Raises:
+        InputError: successes are asked for, and no step tells of one.
+    """
     rewards = record["rewards"]
-    n_spans = len(rewards) // span
-    return rewards[: n_spans * span].reshape(n_spans, span, -1).sum(axis=1).T
+    if span is not None:
+        n_spans = len(rewards) // span
+        return rewards[: n_spans * span].reshape(n_spans, span, -1).sum(axis=1).T
+    if not success:
+        return record["returns"][:, :episodes]
+    if np.isnan(record["successes"]).all():
+        raise InputError("--success: expected an env whose step's info holds `success` or `is_success`; leave it out")
+    return (episode_returns(np.nan_to_num(record["successes"]), record["dones"])[:, :episodes] > 0).astype(float)
 
 
-def evaluate_random(config: dict, tasks: list[dict], seed: int, span: int | None = None) -> np.ndarray:
-    """(tasks, episodes or spans) returns of a policy that acts at random."""
+def evaluate_random(
+    config: dict, tasks: list[dict], seed: int, span: int | None = None, success: bool = False
+) -> np.ndarray:
+    """(tasks, episodes or spans) returns of a policy that acts at random, or its successes."""
     episodes = 1 if span else N_RANDOM_EPISODES  # of long ones, one tells enough
     vec_env = env.make_vec_env(config, tasks)
     vec_env.seed(seed)
     actor = RandomActor(vec_env.action_space, len(tasks), seed)
     record = run_actor(actor, vec_env, episodes * env.max_episode_steps(config), episodes)
     vec_env.close()
-    return counted_returns(record, episodes, span)
+    return counted_returns(record, episodes, span, success)
 
 
 # Reporting ----------------------------------------------------------------------------------------
@@ -272,6 +296,8 @@ def evaluate_random(config: dict, tasks: list[dict], seed: int, span: int | None
 def print_results(results: Results, path: Path, episodes: int, trained_config: dict) -> None:
     """What was evaluated, notes on it, and the table."""
     config, returns, span = results.settings["config"], results.returns, results.settings["span"]
+    if results.settings["success"]:
+        print("returns are successes: 1 or 0 per episode")
     if span:
         print(f"returns are per span of {span} steps")
     elif returns.shape[-1] < episodes:
@@ -346,7 +372,7 @@ def write_results(results: Results, out: Path, traj_dir: str) -> None:
     if not np.isnan(optimal).any():
         levels["optimum"] = float(optimal.mean())
     source, histories, span = None, history_path(config, traj_dir), results.settings["span"]
-    if histories.is_file() and not span:
+    if histories.is_file() and not span and not results.settings["success"]:
         try:
             source = source_curve(histories, results.indices, config)
         except InputError as error:

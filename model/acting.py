@@ -72,27 +72,30 @@ def run_actor(
         on_step: called after every step, for a progress bar.
 
     Returns:
-        `rewards`, `dones` and `region_ends`, True where a region ended after the step, each (T, N), and
-        `returns` (N, episodes): of the finished episodes, as many as every environment has finished.
+        `rewards`, `dones`, `region_ends`, True where a region ended after the step, and `successes`, what the step's info
+        tells as `success` or `is_success`, NaN where it does not, each (T, N); and `returns` (N, episodes): of the finished
+        episodes, as many as every environment has finished.
     """
     N = vec_env.num_envs
     rewards = np.zeros((n_steps, N), dtype=np.float32)
     dones, region_ends = np.zeros((n_steps, N), dtype=bool), np.zeros((n_steps, N), dtype=bool)
+    successes = np.full((n_steps, N), np.nan, dtype=np.float32)
     n_finished, taken = np.zeros(N, dtype=np.int64), 0
     observations = vec_env.reset()
     for t in range(n_steps):
         actions = actor.act(observations).reshape(N, *vec_env.action_space.shape)
         observations, rewards[t], dones[t], infos = vec_env.step(actions)
         region_ends[t] = actor.record(rewards[t], dones[t], infos)
+        successes[t] = [info.get("success", info.get("is_success", np.nan)) for info in infos]
         n_finished += dones[t]
         taken = t + 1
         if on_step:
             on_step()
         if (n_episodes is not None and n_finished.min() >= n_episodes) or (stop and stop()):
             break
-    rewards, dones, region_ends = rewards[:taken], dones[:taken], region_ends[:taken]
-    returns = episode_returns(rewards, dones)
-    return {"rewards": rewards, "dones": dones, "region_ends": region_ends, "returns": returns}
+    record = {"rewards": rewards, "dones": dones, "region_ends": region_ends, "successes": successes}
+    record = {name: values[:taken] for name, values in record.items()}
+    return record | {"returns": episode_returns(record["rewards"], record["dones"])}
 
 
 class RandomActor:

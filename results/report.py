@@ -44,6 +44,16 @@ FAMILIES = {  # env: its name in the tables, and the best published mean return 
     "darkroom_hard": ("Dark Room Hard", "not compared"),
 }
 
+CONTROL = {  # env: its name; 60 episodes in context
+    "cartpole": "CartPole",
+    "pendulum": "Pendulum",
+    "reacher": "Reacher, hidden target",
+    "half_cheetah_vel": "HalfCheetah-Vel",
+    "metaworld_reach": "Meta-World reach-v3",
+    "frozen_lake": "FrozenLake, random maps",
+    "hidden_goal": "MiniGrid, hidden goal",
+}
+
 
 class Scores:
     """The stored returns of one setting, evaluated in one way.
@@ -175,6 +185,27 @@ def family_details() -> str:
             [f"{name}, compressed minus standard", "", "", "", "", difference(compressed, standard), "", "", ""]
         )
     return table(["held-out tasks", *HEADER], rows)
+
+
+def control_table() -> str:
+    """The families with 60 episodes in context; those that were run.
+
+    The way is how far the return rises from the first three episodes to the last tenth, as a share of what is missing to the source's end.
+    """
+    rows = []
+    for env, name in CONTROL.items():
+        for scores, mode in zip(both_modes(env), ("compressed", "standard AD")):
+            if not scores.n_seeds:
+                continue
+            last, end = scores.returns.shape[-1], float(source(env)["returns"][-1])
+            first, late = scores.at(1, 3), scores.at(last - last // 10 + 1, last)
+            way = (late.mean() - first.mean()) / (end - first.mean())
+            returns = [f"{first.mean():.2f}", f"{scores.at(10).mean():.2f}", with_interval(late)]
+            rows.append(
+                [f"{name}, {mode}", str(scores.n_seeds), *returns, f"{end:.2f}", f"{way:.2f}", f"{scores.random:.2f}"]
+            )
+    header = ["held-out tasks, 60 episodes", "seeds", "episodes 1 to 3", "10", "55 to 60 (95 % interval)"]
+    return table([*header, "source PPO at its end", "share of the way", "random policy"], rows)
 
 
 def source(env: str) -> dict[str, np.ndarray]:
@@ -351,6 +382,26 @@ def bandits() -> str:
     return table(["regret, held-out bandits", "seeds", *[f"delay {delay}" for delay in DELAYS]], rows)
 
 
+def plain_bandits() -> str:
+    """Regret over a life of 100 pulls without a delay; the windows hold as many keys and values as memory."""
+    rows, regrets = [], {}
+    for kind, label in {
+        "memory": "memory: 8 summaries of 2 tokens", "two-regions": "two regions of 10 steps",
+        "window": "plain window of 40 steps",
+    }.items():  # fmt: skip
+        if (scores := Scores(f"bandit-{kind}")).n_seeds:
+            regrets[kind], optimal = scores.optimal - scores.at(1), scores.optimal.mean()
+            rows.append([label, str(scores.n_seeds), with_interval(regrets[kind])])
+    for kind, regret in list(regrets.items())[1:]:
+        n = min(len(regret), len(regrets["memory"]))
+        rows.append(
+            [f"gain of memory over {kind.replace('-', ' ')}", str(n), with_interval(regret[:n] - regrets["memory"][:n])]
+        )
+    if rows:
+        rows.append(["UCB", "", f"{optimal - source('bandit')['returns'][-1]:.2f}"])
+    return table(["regret, held-out bandits without a delay", "seeds", "100 pulls"], rows)
+
+
 def text() -> str:
     """All tables, as tables.md holds them."""
     compressed, standard = Scores("compressed"), best_standard()
@@ -379,9 +430,11 @@ def text() -> str:
     parts.append("## Memory and causal histories\n\n" + memories())
     parts.append("## Histories of the explorer\n\n" + explorers())
     parts.append("## Key-to-Door that goes on\n\n" + doors())
-    parts.append("## Delayed bandit\n\n" + bandits())
+    parts.append("## Bandits\n\n" + bandits())
+    parts.append(plain_bandits())
     parts.append("## Other families\n\n" + family_table())
     parts.append(family_details())
+    parts.append("## Control, and families of other libraries\n\n" + control_table())
     return "\n".join(parts)
 
 

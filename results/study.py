@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np
-from report import DELAYS, FAMILIES, LIFE, SCORES, SPAN
+from report import CONTROL, DELAYS, FAMILIES, LIFE, SCORES, SPAN
 
 from checkpoints import EVALUATION_KEYS, checkpoint_paths, load_checkpoint, save_checkpoint
 from config.loading import load_config
@@ -122,9 +122,15 @@ def bandit(context: str, *overrides: str, is_standard: bool = False, seeds: tupl
     )
 
 
-def of_family(family: str) -> list[Setting]:
+def plain_bandit(context: str, *overrides: str, is_standard: bool = False) -> Setting:
+    """One life per task and repeat on the bandit without a delay."""
+    evaluations = {"default": ("--episodes", "1")}
+    return Setting(f"bandit-{context}", overrides, "bandit", is_standard, seeds=(0, 1, 2), evaluations=evaluations)
+
+
+def of_family(family: str, episodes: int = 100) -> list[Setting]:
     """Another family's shipped configs, both modes."""
-    evaluations = {"default": ("--repeats", "8")}
+    evaluations = {"default": ("--episodes", f"{episodes}", "--repeats", "8")}
     return [
         Setting(f"{family}-{mode}", (), family, mode == "standard", seeds=(0, 1, 2), evaluations=evaluations)
         for mode in ("compressed", "standard")
@@ -185,6 +191,9 @@ SETTINGS = [
     *(bandit(f"memory-{n}-tokens", f"n_summary={n}") for n in (1, 4, 8)),
     *(bandit(f"memory-{n}-kept", f"memory_regions={n}") for n in (0, 4, 16)),
     bandit("recurrent", "memory_regions=1", "n_summary=16"),  # one summary that every region rewrites
+    plain_bandit("memory"),
+    plain_bandit("two-regions", "context=regions", "n_summary=4", "n_transit=20", "train_batch_size=200"),
+    plain_bandit("window", "train_batch_size=122", is_standard=True),
     explorer("key-to-door-explorer", family="dark_key_to_door", seeds=(0, 1, 2)),
     *explorer_controls("dark_key_to_door", "key-to-door-explorer", interval=50, n_slots=152, batch_size=8736),
     explorer("endless-explorer", family="endless_key_to_door", seeds=(0, 1, 2), evaluations=ONE_LIFE),
@@ -201,6 +210,7 @@ SETTINGS = [
     bandit("window", "train_batch_size=184", is_standard=True),
     bandit("full", "n_transit=150", "train_batch_size=49", is_standard=True),
     *(setting for family in FAMILIES for setting in of_family(family)),
+    *(setting for family in CONTROL for setting in of_family(family, episodes=60)),
 ]
 
 

@@ -146,6 +146,15 @@ def test_returns_per_span_of_steps():
     )
 
 
+def test_successes_are_counted_per_episode():
+    config = tiny_config("env=toy_envs:Lengths-v0", "task_kwargs=[{first: 0}, {first: 2}]")
+    found = evaluate.evaluate_random(config, env.list_tasks(config), seed=0, success=True)
+    assert found.shape == (2, 100) and found[:, :5].tolist() == [[1, 0, 1, 0, 1], [1, 0, 1, 1, 0]]
+    config = tiny_config(*COUNT)
+    with pytest.raises(InputError, match="--success: expected an env whose step's info holds"):
+        evaluate.evaluate_random(config, env.list_tasks(config), seed=0, success=True)
+
+
 def test_stopping_early_changes_nothing_before():
     model = random_model()
     vec_env = env.make_vec_env(model.config, env.list_tasks(model.config))

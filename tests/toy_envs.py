@@ -42,7 +42,7 @@ class Buttons(gym.Env):
 class Lengths(gym.Env):
     """Episodes of known lengths, ended in turn and truncated in turn; every step pays 1, so a return is a length.
 
-    An observation tells which of the `LENGTHS` the episode has, and how many steps it has had.
+    An observation tells which of the `LENGTHS` the episode has, and how many steps it has had. The third step is a success.
     """
 
     LENGTHS = (3, 1, 5, 2, 4)
@@ -60,7 +60,8 @@ class Lengths(gym.Env):
     def step(self, action):
         self.n_steps += 1
         ends = self.n_steps == self.LENGTHS[self.episode % 5]
-        return self._observe(), 1.0, ends and self.episode % 2 == 0, ends and self.episode % 2 == 1, {}
+        info = {"is_success": self.n_steps == 3}
+        return self._observe(), 1.0, ends and self.episode % 2 == 0, ends and self.episode % 2 == 1, info
 
     def render(self):
         return np.full((8, 8, 3), 10 * (self.episode % 5) + self.n_steps, np.uint8)
