@@ -60,6 +60,7 @@ def write_tasks(folder: Path, n_tasks: int, n_shards: int = 0) -> Config:
             os.link(shards[0], shard)
         join_files(path, {0: shards[0]}, config, copy=False)
         with h5py.File(path, "r+", libver=HDF5_FORMAT) as file:
+            file.attrs["shards"] = [shard.name for shard in shards]
             for task in range(1, n_tasks):
                 file[str(task)] = h5py.ExternalLink(shards[task // in_file].name, f"/{task % in_file}")
     return config

@@ -171,6 +171,20 @@ def check_shards(path: Path, shards: Iterable[Path], config: dict | None = None)
             )
 
 
+def shards_of(file: h5py.File, tasks: list[int]) -> set[Path]:
+    """The shards that an open history file names for these tasks; none where it holds them itself.
+
+    Where all shards that the file lists are there, they stand for those of the tasks: to read the link of each task takes
+    long in a file of many.
+    """
+    if find_shard(file, tasks[0]) is None:
+        return set()
+    listed = {Path(file.filename).parent / name for name in file.attrs.get("shards", ())}
+    if listed and len(listed) < len(tasks) and all(shard.is_file() for shard in listed):
+        return listed
+    return {find_shard(file, task) for task in tasks} - {None}
+
+
 def find_shard(file: h5py.File, task: int | None) -> Path | None:
     """The file that an open history file names for a task; None where it holds the task itself, or has no such task."""
     name, links = str(task).encode(), file.id.links

@@ -17,7 +17,7 @@ import env
 from files import InputError
 from history.format import FIELDS, REQUIRED_FIELDS, soft_target_names
 from history.markers import find_regions, of_first_stream
-from history.origin import check_env, check_shards, find_shard, open_history, reading, recorded_config, task_group
+from history.origin import check_env, check_shards, open_history, reading, recorded_config, shards_of, task_group
 
 MEMORY_SHARE = 0.5  # of what is free; larger datasets stay in the file
 CACHE_BYTES = 256e6  # for pieces of such a dataset
@@ -65,8 +65,8 @@ class HistoryFile:
                 check_env(recorded_config(file, path, config), path, config)
             with reading(path, config):
                 are_alike = "every_task" in file.attrs  # then one task tells what all of them hold
-                shards = {find_shard(file, task) for task in tasks} if find_shard(file, tasks[0]) else set()
-            check_shards(path, shards - {None}, config)
+                shards = shards_of(file, tasks)
+            check_shards(path, shards, config)
             groups = [self._open_group(file, task) for task in (tasks[:1] if are_alike else tasks)]
             self._choose_names(groups)
             steps, streams = zip(*(self._sizes_to_use(group, source_timesteps, n_stream) for group in groups))

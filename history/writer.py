@@ -81,8 +81,11 @@ def join_files(
                     commits.append({"git_commit": part.attrs.get("git_commit", NOT_RECORDED)})
                     versions.append(yaml.safe_load(part.attrs.get("versions", "{}")))
                     contents.add(part.attrs.get("every_task"))
-            for task, path in parts.items() if not copy else ():
-                file[str(task)] = h5py.ExternalLink(os.path.relpath(path, output.parent), f"/{task}")
+            if not copy:
+                names = {path: os.path.relpath(path, output.parent) for path in tasks_of}
+                for task, path in parts.items():
+                    file[str(task)] = h5py.ExternalLink(names[path], f"/{task}")
+                file.attrs["shards"] = list(names.values())  # so that readers need not follow every link to check them
             file.attrs.update({"format_version": FORMAT_VERSION, "config": _as_yaml(dict(config))})
             file.attrs.update({"versions": _as_yaml(_all_different(versions)), **_all_different(commits)})
             file.attrs["created_utc"] = created_utc or datetime.now(UTC).isoformat(timespec="seconds")

@@ -16,7 +16,7 @@ from history import join
 from history.checks import check_file
 from history.format import history_path
 from history.join import make_shards, shard_maker, write_index
-from history.origin import Damaged, read_origin
+from history.origin import Damaged, read_origin, shards_of
 from history.reader import HistoryFile
 from history.returns import source_curve
 from history.writer import join_files
@@ -55,6 +55,18 @@ def test_shards_are_read_as_one_file_wherever_they_are_moved(shards, tiny_histor
     assert check_file(history_path(config, moved))[2] == [] == check_file(whole)[2]
     curves = [source_curve(history_path(config, at), [3, 8], config) for at in (moved, tiny_histories)]
     np.testing.assert_array_equal(*curves)
+
+
+def test_an_index_lists_its_shards_and_a_missing_one_matters_only_to_its_tasks(shards):
+    folder = next(shards.parent.glob("*.shards-*"))
+    with h5py.File(shards, "a") as file:
+        assert sorted(shards.parent / name for name in file.attrs["shards"]) == sorted(folder.iterdir())
+        assert shards_of(file, [8]) == {folder / "8.hdf5"}
+        assert shards_of(file, [0, 1, 2, 3]) == set(folder.iterdir())  # more tasks than shards, and all are there
+        (folder / "8.hdf5").unlink()
+        assert shards_of(file, [0, 1, 2, 3]) == {folder / "tasks-0-3.hdf5"}
+        del file.attrs["shards"]  # as older files
+        assert shards_of(file, [0, 1, 2, 3]) == {folder / "tasks-0-3.hdf5"}
 
 
 def test_shards_can_be_joined(shards, tiny_histories, capsys):
