@@ -61,9 +61,9 @@ def test_an_index_lists_its_shards_and_a_missing_one_matters_only_to_its_tasks(s
     folder = next(shards.parent.glob("*.shards-*"))
     with h5py.File(shards, "a") as file:
         assert sorted(shards.parent / name for name in file.attrs["shards"]) == sorted(folder.iterdir())
-        assert shards_of(file, [8]) == {folder / "8.hdf5"}
+        assert shards_of(file, [8]) == {folder / "tasks-8-8.hdf5"}
         assert shards_of(file, [0, 1, 2, 3]) == set(folder.iterdir())  # more tasks than shards, and all are there
-        (folder / "8.hdf5").unlink()
+        (folder / "tasks-8-8.hdf5").unlink()
         assert shards_of(file, [0, 1, 2, 3]) == {folder / "tasks-0-3.hdf5"}
         del file.attrs["shards"]  # as older files
         assert shards_of(file, [0, 1, 2, 3]) == {folder / "tasks-0-3.hdf5"}
