@@ -58,7 +58,10 @@ def millions_per_action(model: AD, n_full: int, n_cycle: int, recompute: bool = 
     if recompute:
         n_full, n_cycle, actor.context = n_full - 1, 1, Recomputing(model, model.context, 1)
     run_actor(actor, vec_env, n_full)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: add_in_place}) as counter:
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: add_in_place}) as counter,
+    ):
         run_actor(actor, vec_env, n_cycle)
     return counter.get_total_flops() / n_cycle / 1e6
 

@@ -1,6 +1,7 @@
-"""What the summaries are worth: act with a memory that is cleared, or with that of another task.
+"""What the past is worth: act with a memory that is cleared, or with that of another task, or with episodes that are random.
 
     python results/controls.py --ckpt CKPT --memory cleared --out runs/cleared    # or other-task
+    python results/controls.py --ckpt CKPT --lapses 20 40 60 --out runs/lapsed    # with any context
 
 The scores have the form of evaluate.py's.
 """
@@ -23,6 +24,7 @@ from config.loading import complete_config
 from evaluate import evaluate_tasks
 from files import InputError
 from model import load_model
+from model.acting import ContextActor
 from model.context.memory_acting import MemoryContext
 from scripts import positive, run_script
 
@@ -49,33 +51,64 @@ class OtherTask(MemoryContext):
         held.copy_(held.roll(shift, dims=2))
 
 
+class Lapsing(ContextActor):
+    """Takes random actions throughout some episodes, counted from 1; the model's actions must be Discrete."""
+
+    def __init__(self, model: torch.nn.Module, n_envs: int, *arguments, lapses: list[int]):
+        super().__init__(model, n_envs, *arguments)
+        self.lapses, self.episode, self.rng = lapses, np.ones(n_envs, dtype=int), np.random.default_rng(0)
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        super().act(observations)
+        lapsed = torch.as_tensor(np.isin(self.episode, self.lapses))
+        at_random = torch.as_tensor(self.rng.integers(self.model.actions.n_outputs, size=len(lapsed)))
+        self.actions = torch.where(lapsed, at_random, self.actions)
+        return self.actions.numpy()
+
+    def record(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict]) -> np.ndarray:
+        self.episode += dones
+        return super().record(rewards, dones, infos)
+
+
 CONTROLS = {"cleared": Cleared, "other-task": OtherTask}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ckpt", type=Path, required=True, help="checkpoint of a model with memory")
-    parser.add_argument("--memory", choices=CONTROLS, required=True, help="what becomes of the summaries")
+    parser.add_argument("--ckpt", type=Path, required=True, help="checkpoint of a model")
+    control = parser.add_mutually_exclusive_group(required=True)
+    control.add_argument("--memory", choices=CONTROLS, help="what becomes of the summaries")
+    control.add_argument("--lapses", type=positive, nargs="+", metavar="EPISODE", help="which episodes are random")
     parser.add_argument("--out", type=Path, required=True, help="scores, without .npz")
     parser.add_argument("--episodes", type=positive, default=100, help="per task and repeat (default: %(default)s)")
     parser.add_argument("--repeats", type=positive, default=16, help="per task (default: %(default)s)")
     args = parser.parse_args()
     checkpoint = load_checkpoint(args.ckpt)
     config = complete_config(checkpoint["config"], args.ckpt)
-    if config["context"] != "memory":
-        raise InputError(f"{args.ckpt}: its context is {config['context']}, expected memory")
     model = load_model(checkpoint, config, args.ckpt)
+    change(model, args)
     tasks, held_out = env.list_tasks(config), env.split_tasks(config)["test"]
-    control = CONTROLS[args.memory]
-    OtherTask.shift = args.repeats
-    model.context.rolling = lambda *arguments, **more: control(arguments[0], model.context, *arguments[1:], **more)
     runs = len(held_out) * args.repeats  # all at once: another task's memory has to be there
     chosen = [tasks[i] for i in held_out]
     returns = evaluate_tasks(model, chosen, args.repeats, args.episodes, seed=0, envs_at_once=runs)
     optimal = [env.optimal_return(config, task) for task in chosen]
     scores = {"returns": returns, "tasks": held_out, "optimal": np.array(optimal, dtype=float)}
-    np.savez_compressed(f"{args.out}.npz", **scores, random_returns=np.zeros(1))
-    print(f"{args.memory}: mean return over the last 10 episodes {returns[..., -10:].mean():.2f}")
+    np.savez_compressed(f"{args.out}.npz", **scores, random_returns=np.zeros(1), lapses=np.array(args.lapses or []))
+    print(f"mean return over the last 10 episodes {returns[..., -10:].mean():.2f}")
+
+
+def change(model: torch.nn.Module, args: argparse.Namespace) -> None:
+    """Let the model act as the arguments ask for."""
+    config = model.config
+    if args.lapses:
+        if config["action_space"]["kind"] != "discrete":
+            raise InputError(f"{args.ckpt}: --lapses takes random ones of Discrete actions; its actions are others")
+        model.actor = lambda *arguments: Lapsing(model, *arguments, lapses=args.lapses)
+        return
+    if config["context"] != "memory":
+        raise InputError(f"{args.ckpt}: its context is {config['context']}, expected memory")
+    control, OtherTask.shift = CONTROLS[args.memory], args.repeats
+    model.context.rolling = lambda *arguments, **more: control(arguments[0], model.context, *arguments[1:], **more)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ EXPLORING = "temperature 1.0 while the context holds no reward"
 EPISODES = (10, 20, 50, 100, 500)
 WINDOWS = {"80": 80, "160": 160, "320": 320, "full": 480}  # plain windows: name in settings, and steps
 DELAYS = (0, 50, 100, 200)  # steps of waiting, on bandits
+LAPSES = (20, 40, 60, 80)  # episodes of random actions, in which nothing is found
 LIFE, SPAN = 4000, 500  # steps of a life of Key-to-Door that goes on, and of a stretch in which doors are counted
 PUBLISHED = [  # mean return on held-out goals of 9x9 Darkroom, horizon 20, 73/8 split, PPO, after 100 episodes
     ("DICP on AD, filtered histories (arXiv:2505.15143)", 16.5),
@@ -303,8 +304,27 @@ def explorers() -> str:
             predicted_ends(),
             table(["Dark Room Hard", "success in the episode after the first one"], repeats),
             table(["Dark Key-to-Door: share of episodes that open the door", *after], missed),
+            lapses(),
         ]
     )
+
+
+def lapses() -> str:
+    """Who comes back to the door after an episode of random actions, made by results/controls.py --lapses."""
+    rows = []
+    for kind, label in CONTEXTS.items():
+        if (scores := Scores(f"key-to-door-explorer{kind}-lapsed")).n_seeds:
+            shares = [f"{after_lapses(scores, n):.2f}" for n in (1, 2, 5)]
+            rows.append([label, str(scores.n_seeds), *shares])
+    head = "Dark Key-to-Door: share of episodes that open the door, after one of random actions"
+    return table([head, "seeds", "the next one", "the second", "the fifth"], rows)
+
+
+def after_lapses(scores: Scores, n: int) -> float:
+    """How often the n-th episode after a lapse opens the door that the last one before it opened, and the lapse did not."""
+    opened = scores.returns == 2
+    told = [opened[..., e - 1 + n][opened[..., e - 2] & ~opened[..., e - 1]] for e in LAPSES]
+    return float(np.concatenate(told).mean())
 
 
 def predicted_ends() -> str:

@@ -195,7 +195,9 @@ SETTINGS = [
     plain_bandit("two-regions", "context=regions", "n_summary=4", "n_transit=20", "train_batch_size=200"),
     plain_bandit("window", "train_batch_size=122", is_standard=True),
     explorer("key-to-door-explorer", family="dark_key_to_door", seeds=(0, 1, 2)),
-    *explorer_controls("dark_key_to_door", "key-to-door-explorer", interval=50, n_slots=152, batch_size=8736),
+    *explorer_controls(
+        "dark_key_to_door", "key-to-door-explorer", interval=50, n_slots=152, batch_size=8736, seeds=(0, 1, 2)
+    ),
     explorer("endless-explorer", family="endless_key_to_door", seeds=(0, 1, 2), evaluations=ONE_LIFE),
     *explorer_controls(
         "endless_key_to_door",
