@@ -2,11 +2,16 @@
 
 import sys
 
+import numpy as np
+from test_context import random_model
+
+from model.acting import Sampling
 from plots.intervals import interval
 from utils import ROOT
 
 sys.path.insert(0, str(ROOT / "results"))
 import report
+from controls import Lapsing
 
 
 def test_readme_shows_the_table_that_the_scores_give():
@@ -21,8 +26,28 @@ def test_docs_show_the_table_of_the_other_families():
 
 
 def test_bootstrap_interval_holds_the_mean():
-    import numpy as np
-
     values = np.random.default_rng(0).normal(3.0, 1.0, size=(5, 8))
     low, high = interval(values)
     assert low < values.mean() < high and high - low < 2.0
+
+
+def test_a_lapse_is_one_random_episode():
+    """At temperature 0 all environments that see the same do the same; not in the second of three episodes."""
+    model, n_envs, episode = random_model(), 50, 2
+    actor = Lapsing(model, n_envs, Sampling(temperature=0.0), lapses=[2])
+    kinds = []
+    for step in range(3 * episode):
+        actions = actor.act(np.zeros((n_envs, 2), dtype=int))
+        kinds.append(len(np.unique(actions)))
+        actor.record(np.zeros(n_envs), np.full(n_envs, step % episode == episode - 1), [{}] * n_envs)
+    assert kinds[:2] == [1, 1] and kinds[2:4] == [5, 5]
+
+
+def test_how_many_come_back_after_a_lapse():
+    returns = np.zeros((1, 1, 3, 100))
+    returns[..., 15:25] = 2
+    returns[0, 0, :, 19] = 0, 0, 2  # the third one opens the door in the lapse, which tells nothing
+    returns[0, 0, 0, 20] = 1
+    scores = object.__new__(report.Scores)
+    scores.returns = returns
+    assert report.after_lapses(scores, 1) == 0.5 and report.after_lapses(scores, 2) == 1
