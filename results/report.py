@@ -266,9 +266,11 @@ CONTEXTS = {  # end of a setting's name: its label
 }  # fmt: skip
 
 
+EXPLORED = {"Darkroom": "explorer", "Dark Room Hard": "hard-explorer", "Dark Key-to-Door": "key-to-door-explorer"}
+
+
 def explorers() -> str:
     """Trained on the explorer's histories."""
-    families = {"Darkroom": "explorer", "Dark Room Hard": "hard-explorer", "Dark Key-to-Door": "key-to-door-explorer"}
     more = {
         "quick": "two regions, 500 updates instead of 1,600",
         "explorer-16-kept": "memory of 16 summaries", "explorer-480": "plain window of 480 steps",
@@ -283,7 +285,7 @@ def explorers() -> str:
             {f"{prefix}{kind}": label for kind, label in CONTEXTS.items()} | (more if prefix == "explorer" else {}),
             {"explorer-split": "memory", "quick-split": "two regions, 500 updates"} if prefix == "explorer" else None,
         )
-        for family, prefix in families.items()
+        for family, prefix in EXPLORED.items()
     ]
     repeats = [
         [label, f"{after_first_success(scores):.2f}"]
@@ -301,12 +303,26 @@ def explorers() -> str:
     return "\n".join(
         [
             *parts,
+            gains(),
             predicted_ends(),
             table(["Dark Room Hard", "success in the episode after the first one"], repeats),
             table(["Dark Key-to-Door: share of episodes that open the door", *after], missed),
             lapses(),
         ]
     )
+
+
+def gains() -> str:
+    """Memory minus other contexts, on the same histories, over the seeds that both have."""
+    rows = []
+    for family, prefix in EXPLORED.items():
+        memory = Scores(prefix)
+        for kind in ("-two-regions", "-window"):
+            if memory.n_seeds and (other := Scores(prefix + kind)).n_seeds:
+                n = min(memory.n_seeds, other.n_seeds)
+                gained = [with_interval(memory.at(*at)[:n] - other.at(*at)[:n]) for at in ((10,), (91, 100))]
+                rows.append([f"{family}, {CONTEXTS[kind]}", str(n), *gained])
+    return table(["memory minus", "seeds", "episode 10", "91 to 100"], rows)
 
 
 def lapses() -> str:
