@@ -86,7 +86,7 @@ def run_actor(
         actions = actor.act(observations).reshape(N, *vec_env.action_space.shape)
         observations, rewards[t], dones[t], infos = vec_env.step(actions)
         region_ends[t] = actor.record(rewards[t], dones[t], infos)
-        successes[t] = [info.get("success", info.get("is_success", np.nan)) for info in infos]
+        successes[t] = [told_success(info) for info in infos]
         n_finished += dones[t]
         taken = t + 1
         if on_step:
@@ -96,6 +96,12 @@ def run_actor(
     record = {"rewards": rewards, "dones": dones, "region_ends": region_ends, "successes": successes}
     record = {name: values[:taken] for name, values in record.items()}
     return record | {"returns": episode_returns(record["rewards"], record["dones"])}
+
+
+def told_success(info: dict) -> float:
+    """What a step's info tells as `success` or `is_success`; NaN where that is no number."""
+    value = info.get("success", info.get("is_success"))
+    return float(value) if isinstance(value, (int, float, np.bool_, np.number)) else np.nan
 
 
 class RandomActor:

@@ -19,6 +19,7 @@ from files import InputError
 from history.format import history_path
 from history.returns import source_curve
 from model import AD
+from model.acting import told_success
 from train import N_STANDARDISE
 
 
@@ -153,6 +154,11 @@ def test_successes_are_counted_per_episode():
     config = tiny_config(*COUNT)
     with pytest.raises(InputError, match="--success: expected an env whose step's info holds"):
         evaluate.evaluate_random(config, env.list_tasks(config), seed=0, success=True)
+
+
+def test_only_numbers_are_successes():
+    infos = {"success": np.float64(1.0)}, {"is_success": False}, {"success": None}, {"is_success": "yes"}, {}
+    np.testing.assert_array_equal([told_success(info) for info in infos], [1, 0, np.nan, np.nan, np.nan])
 
 
 def test_stopping_early_changes_nothing_before():
