@@ -30,7 +30,7 @@ EXPLORING = "temperature 1.0 while the context holds no reward"
 EPISODES = (10, 20, 50, 100, 500)
 WINDOWS = {"80": 80, "160": 160, "320": 320, "full": 480}  # plain windows: name in settings, and steps
 DELAYS = (0, 50, 100, 200)  # steps of waiting, on bandits
-LAPSES = (20, 40, 60, 80)  # episodes of random actions, in which nothing is found
+LAPSES = (20, 40, 60, 80)  # the first of one or four episodes of random actions
 LIFE, SPAN = 4000, 500  # steps of a life of Key-to-Door that goes on, and of a stretch in which doors are counted
 PUBLISHED = [  # mean return on held-out goals of 9x9 Darkroom, horizon 20, 73/8 split, PPO, after 100 episodes
     ("DICP on AD, filtered histories (arXiv:2505.15143)", 16.5),
@@ -326,20 +326,29 @@ def gains() -> str:
 
 
 def lapses() -> str:
-    """Who comes back to the door after an episode of random actions, made by results/controls.py --lapses."""
+    """Who comes back to the door after episodes of random actions, made by results/controls.py --lapses."""
     rows = []
     for kind, label in CONTEXTS.items():
-        if (scores := Scores(f"key-to-door-explorer{kind}-lapsed")).n_seeds:
-            shares = [f"{after_lapses(scores, n):.2f}" for n in (1, 2, 5)]
-            rows.append([label, str(scores.n_seeds), *shares])
-    head = "Dark Key-to-Door: share of episodes that open the door, after one of random actions"
-    return table([head, "seeds", "the next one", "the second", "the fifth"], rows)
+        one, four = (Scores(f"key-to-door-explorer{kind}-{name}") for name in ("lapsed", "lapsed-4"))
+        if one.n_seeds and four.n_seeds:
+            shares = [
+                after_lapses(one, 1, 1),
+                after_lapses(one, 1, 5),
+                after_lapses(four, 4, 1),
+                after_lapses(four, 4, 5),
+            ]
+            rows.append([label, str(one.n_seeds), *[f"{share:.2f}" for share in shares]])
+    header = ["seeds", "after one: the next", "the fifth", "after four in a row: the next", "the fifth"]
+    return table(["Dark Key-to-Door: share of episodes that open the door, after random ones", *header], rows)
 
 
-def after_lapses(scores: Scores, n: int) -> float:
-    """How often the n-th episode after a lapse opens the door that the last one before it opened, and the lapse did not."""
+def after_lapses(scores: Scores, n_lost: int, n: int) -> float:
+    """How often the n-th episode after `n_lost` random ones opens the door that the last one before them opened, and they did not."""
     opened = scores.returns == 2
-    told = [opened[..., e - 1 + n][opened[..., e - 2] & ~opened[..., e - 1]] for e in LAPSES]
+    told = []
+    for first in LAPSES:
+        before, lost = opened[..., first - 2], opened[..., first - 1 : first - 1 + n_lost].any(axis=-1)
+        told.append(opened[..., first - 2 + n_lost + n][before & ~lost])
     return float(np.concatenate(told).mean())
 
 

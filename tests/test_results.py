@@ -50,4 +50,6 @@ def test_how_many_come_back_after_a_lapse():
     returns[0, 0, 0, 20] = 1
     scores = object.__new__(report.Scores)
     scores.returns = returns
-    assert report.after_lapses(scores, 1) == 0.5 and report.after_lapses(scores, 2) == 1
+    assert report.after_lapses(scores, 1, 1) == 0.5 and report.after_lapses(scores, 1, 2) == 1
+    returns[0, 0, :2, 19:23] = 0
+    assert report.after_lapses(scores, 4, 1) == 1  # of the first two, none opens it in episodes 20 to 23
