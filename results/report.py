@@ -437,11 +437,11 @@ def plain_bandits() -> str:
         if (scores := Scores(f"bandit-{kind}")).n_seeds:
             regrets[kind], optimal = scores.optimal - scores.at(1), scores.optimal.mean()
             rows.append([label, str(scores.n_seeds), with_interval(regrets[kind])])
-    for kind, regret in list(regrets.items())[1:]:
-        n = min(len(regret), len(regrets["memory"]))
-        rows.append(
-            [f"gain of memory over {kind.replace('-', ' ')}", str(n), with_interval(regret[:n] - regrets["memory"][:n])]
-        )
+    ours = regrets.pop("memory", ())
+    for kind, regret in regrets.items():
+        if n := min(len(regret), len(ours)):
+            gain = with_interval(regret[:n] - ours[:n])
+            rows.append([f"gain of memory over {kind.replace('-', ' ')}", str(n), gain])
     if rows:
         rows.append(["UCB", "", f"{optimal - source('bandit')['returns'][-1]:.2f}"])
     return table(["regret, held-out bandits without a delay", "seeds", "100 pulls"], rows)
