@@ -337,8 +337,14 @@ def lapses() -> str:
                 after_lapses(four, 4, 1),
                 after_lapses(four, 4, 5),
             ]
-            rows.append([label, str(one.n_seeds), *[f"{share:.2f}" for share in shares]])
-    header = ["seeds", "after one: the next", "the fifth", "after four in a row: the next", "the fifth"]
+            rows.append([label, f"{one.n_seeds}, {four.n_seeds}", *[f"{share:.2f}" for share in shares]])
+    header = [
+        "seeds: after one, after four",
+        "after one: the next",
+        "the fifth",
+        "after four in a row: the next",
+        "the fifth",
+    ]
     return table(["Dark Key-to-Door: share of episodes that open the door, after random ones", *header], rows)
 
 
