@@ -41,7 +41,8 @@ class Explorer(StreamLearners):
         super().__init__(config, vec_env, seed, log_dir)
         self.recorded = getattr(vec_env, "recorded", lambda observations: observations)  # it sees what histories hold
         known = prepared.without(seed - config["alg_seed"])  # task i has seed alg_seed + i
-        self.beliefs, self.noise = Beliefs(known, vec_env.num_envs), self._draw_noise(vec_env.num_envs)
+        self.beliefs, self.n_steps_taken = Beliefs(known, vec_env.num_envs), 0
+        self.noise, self.lapsed = self._draw_noise()
 
     @staticmethod
     def prepare(config: dict, traj_dir: Path) -> Knowledge:
@@ -57,24 +58,33 @@ class Explorer(StreamLearners):
 
     def policy(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The mixture is recorded; what is acted from has noise."""
-        probs, noise = self.beliefs.predict(self._flat(states)), self.noise[:, None]
-        return probs, (1 - noise) * probs + noise / probs.shape[1]
+        probs, share = self.beliefs.predict(self._flat(states)), self._random_share()[:, None]
+        return probs, (1 - share) * probs + share / probs.shape[1]
 
     def learn(
         self, actions: np.ndarray, rewards: np.ndarray, reached: np.ndarray, dones: np.ndarray, infos: list[dict]
     ) -> None:
         terminated = dones & ~np.array([info.get("TimeLimit.truncated", False) for info in infos])
-        self.beliefs.learn(actions, rewards, self._flat(reached), dones, terminated, self.noise)
-        self.noise = np.where(dones, self._draw_noise(len(dones)), self.noise)
+        self.beliefs.learn(actions, rewards, self._flat(reached), dones, terminated, self._random_share())
+        self.n_steps_taken += 1
+        noise, lapsed = self._draw_noise()
+        self.noise = np.where(dones, noise, self.noise)
+        if self.n_steps_taken % self.config["n_steps"] == 0:
+            self.lapsed = lapsed
 
     def _flat(self, observations: np.ndarray) -> np.ndarray:
         """(E, ...) as the environments give them to (E, entries) as histories hold them."""
         return self.recorded(observations).reshape(len(observations), -1)
 
-    def _draw_noise(self, n: int) -> np.ndarray:
-        """(n,) shares of random actions, of one episode each; all of them in a lapse."""
+    def _random_share(self) -> np.ndarray:
+        """(E,) shares of random actions: all of them in a lapse."""
+        return np.where(self.lapsed, 1.0, self.noise)
+
+    def _draw_noise(self) -> tuple[np.ndarray, np.ndarray]:
+        """(E,) shares of random actions, of one episode each; and (E,) which streams' next rollout is a lapse."""
+        n = self.vec_env.num_envs
         noise = self.rng.uniform(0, self.config["explorer_noise"], n)
-        return np.where(self.rng.random(n) < self.config["explorer_lapses"], 1.0, noise)
+        return noise, self.rng.random(n) < self.config["explorer_lapses"]
 
 
 class Beliefs:

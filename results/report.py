@@ -411,46 +411,43 @@ def doors() -> str:
     return table(["doors opened, held-out tasks", "seeds", *steps, "share of optimum in the last"], rows)
 
 
+BANDIT_CONTEXTS = {  # end of a setting's name: its label
+    "memory": "memory: 8 summaries of 2 tokens", "two-regions": "two regions of 10 steps",
+    "window": "plain window of 40 steps", "full": "full history (150 steps)",
+    **{f"memory-{n}-tokens": f"summaries of {n} token{'s' * (n > 1)}" for n in (1, 4, 8)},
+    **{f"memory-{n}-kept": f"{n} summaries" for n in (4, 16)}, "memory-0-kept": "no summaries: carried keys alone",
+    "recurrent": "recurrent: one summary of 16 tokens, rewritten by every region",
+}  # fmt: skip
+
+
 def bandits() -> str:
-    """Regret over a life of 100 pulls, with the delay of training, 50, and with others; UCB's does not depend on it."""
-    rows, regrets, ucb = [], {}, source("delayed_bandit")["returns"][-1]
-    for kind, label in {
-        "memory": "memory: 8 summaries of 2 tokens", "two-regions": "two regions of 10 steps",
-        "window": "plain window of 40 steps", "full": "full history (150 steps)",
-        **{f"memory-{n}-tokens": f"summaries of {n} token{'s' * (n > 1)}" for n in (1, 4, 8)},
-        **{f"memory-{n}-kept": f"{n} summaries" for n in (4, 16)}, "memory-0-kept": "no summaries: carried keys alone",
-        "recurrent": "recurrent: one summary of 16 tokens, rewritten by every region",
-    }.items():  # fmt: skip
-        found = [Scores(f"delayed-bandit-{kind}", f"delay-{delay}") for delay in DELAYS]
-        if all(scores.n_seeds for scores in found):
-            regrets[kind] = [scores.optimal - scores.at(1) for scores in found]  # (seeds, tasks) each
-            rows.append([label, str(found[0].n_seeds), *map(with_interval, regrets[kind])])
-            optimal = found[0].optimal.mean()
+    """Regret over a life of 100 pulls: with the delay of training, 50, and with others; and without any in training."""
+    delays = {f"delay {delay}": f"delay-{delay}" for delay in DELAYS}
+    return regrets("delayed_bandit", delays) + "\n" + regrets("bandit", {"trained without a delay": "default"})
+
+
+def regrets(env: str, evaluations: dict[str, str]) -> str:
+    """What each context loses to the best arm, and what memory gains on it over the seeds that both have.
+
+    Args:
+        evaluations: heading of a column to the name of its evaluation.
+    """
+    found = {}  # kind: (seeds, tasks) per column
+    for kind in BANDIT_CONTEXTS:
+        scores = [Scores(f"{env.replace('_', '-')}-{kind}", name) for name in evaluations.values()]
+        if all(of.n_seeds for of in scores):
+            found[kind], best = [of.optimal - of.at(1) for of in scores], scores[0].optimal.mean()
+    rows = [
+        [BANDIT_CONTEXTS[kind], str(len(columns[0])), *map(with_interval, columns)] for kind, columns in found.items()
+    ]
     for kind in ("two-regions", "window"):
-        gains = [with_interval(other - ours[:1]) for ours, other in zip(regrets["memory"], regrets[kind])]
-        rows.append([f"gain of memory over {kind.replace('-', ' ')}, seed 0", "1", *gains])
-    rows.append(["UCB", "", *[f"{optimal - ucb:.2f}"] * len(DELAYS)])
-    return table(["regret, held-out bandits", "seeds", *[f"delay {delay}" for delay in DELAYS]], rows)
-
-
-def plain_bandits() -> str:
-    """Regret over a life of 100 pulls without a delay; the windows hold as many keys and values as memory."""
-    rows, regrets = [], {}
-    for kind, label in {
-        "memory": "memory: 8 summaries of 2 tokens", "two-regions": "two regions of 10 steps",
-        "window": "plain window of 40 steps",
-    }.items():  # fmt: skip
-        if (scores := Scores(f"bandit-{kind}")).n_seeds:
-            regrets[kind], optimal = scores.optimal - scores.at(1), scores.optimal.mean()
-            rows.append([label, str(scores.n_seeds), with_interval(regrets[kind])])
-    ours = regrets.pop("memory", ())
-    for kind, regret in regrets.items():
-        if n := min(len(regret), len(ours)):
-            gain = with_interval(regret[:n] - ours[:n])
-            rows.append([f"gain of memory over {kind.replace('-', ' ')}", str(n), gain])
-    if rows:
-        rows.append(["UCB", "", f"{optimal - source('bandit')['returns'][-1]:.2f}"])
-    return table(["regret, held-out bandits without a delay", "seeds", "100 pulls"], rows)
+        if kind in found and "memory" in found:
+            n = min(len(found[kind][0]), len(found["memory"][0]))
+            gains = [with_interval(theirs[:n] - ours[:n]) for ours, theirs in zip(found["memory"], found[kind])]
+            rows.append([f"gain of memory over {BANDIT_CONTEXTS[kind]}", str(n), *gains])
+    if rows:  # UCB's regret does not depend on a delay
+        rows.append(["UCB", "", *[f"{best - source(env)['returns'][-1]:.2f}"] * len(evaluations)])
+    return table(["regret, held-out bandits", "seeds", *evaluations], rows)
 
 
 def text() -> str:
@@ -482,7 +479,6 @@ def text() -> str:
     parts.append("## Histories of the explorer\n\n" + explorers())
     parts.append("## Key-to-Door that goes on\n\n" + doors())
     parts.append("## Bandits\n\n" + bandits())
-    parts.append(plain_bandits())
     parts.append("## Other families\n\n" + family_table())
     parts.append(family_details())
     parts.append("## Control, and families of other libraries\n\n" + control_table())

@@ -166,6 +166,24 @@ def test_lapses_are_acted_at_random_and_not_recorded(explored, tmp_path):
     assert min(likely) > 0.4  # ties share: uniform would be 0.2
 
 
+def test_a_lapse_lasts_a_rollout_also_within_an_episode(explored):
+    """Ten streams, rollouts of two steps, episodes of five; noise changes with episodes, lapses with rollouts."""
+    config = EXPLORED | {"explorer_noise": 0.3, "explorer_lapses": 0.5, "n_steps": 2}
+    streams = env.make_source_env(config, env.list_tasks(config)[:1] * 10)
+    explorer = Explorer(config, streams, seed=42, prepared=Explorer.prepare(EXPLORED, explored))
+    noise, lapsed, states = [], [], explorer.vec_env.reset()
+    for step in range(1, 21):
+        noise.append(explorer.noise)
+        lapsed.append(explorer.lapsed)
+        _, drawn_from = explorer.policy(states)
+        assert np.allclose(drawn_from[explorer.lapsed], 0.2)
+        nothing, dones = np.zeros(10), np.full(10, step % 5 == 0)
+        explorer.learn(nothing.astype(int), nothing, states, dones, [{}] * 10)
+    lapsed, noise = np.array(lapsed).reshape(10, 2, 10), np.array(noise).reshape(4, 5, 10)
+    assert (lapsed[:, 0] == lapsed[:, 1]).all() and (lapsed[1:, 0] != lapsed[:-1, 0]).any()
+    assert (noise == noise[:, :1]).all() and (noise[1:, 0] != noise[:-1, 0]).all()
+
+
 def test_it_knows_nothing_of_held_out_tasks(explored, tmp_path):
     config, path = EXPLORED, history_path(tiny_config(), explored)
     before = Explorer.prepare(config, explored)
