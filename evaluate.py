@@ -121,6 +121,8 @@ def main(argv: list[str] | None = None) -> int:
     out = Path(args.out) if args.out else path.parent / default_name(args, checkpoint["update"], overrides)
     ranks = Ranks(model.device)
     ranks.first_does(lambda: make_folder(out.parent))
+    # The random policy first: in seconds it tells whether the env counts what is asked for
+    random_returns = ranks.first_does(lambda: evaluate_random(config, tasks, args.seed, args.span, args.success))
     returns = evaluate_shared(model, tasks, args, ranks)
     if not ranks.is_first:
         return 0
@@ -139,7 +141,6 @@ def main(argv: list[str] | None = None) -> int:
         optimal *= args.span / longest
     if args.success:
         optimal[:] = 1
-    random_returns = evaluate_random(config, tasks, args.seed, args.span, args.success)
     results = Results(indices, tasks, returns, optimal, random_returns, settings)
     print_results(results, path, args.episodes, trained_config)
     write_results(results, out, args.traj_dir)
