@@ -18,12 +18,15 @@ from dataset import ADDataset
 from history.format import history_path
 from model import make_model
 from ranks import Ranks
+from scripts import DEFAULT_CONFIG
 from train import Run, train_step
 from utils import choose_device
 
 SHARE = "train_env_ratio=0.3"  # 24 tasks of random histories, 55 MB
 TINY_SHARE = "train_env_ratio=0.05"  # 4 tasks
 COMPRESSED = "use_compressed_context=true"
+MEMORY = DEFAULT_CONFIG | {"model": "config/model/ad_dr_explorer.yaml"}
+N_VARIED = 4  # updates of memory per measurement: its room varies from batch to batch
 SHARING = (2, 4, 8)  # windows that share a previous region
 MEDIUM = 320  # steps of a window between a compressed one and a full history
 
@@ -32,9 +35,9 @@ def window(n_transit: int) -> tuple[str, ...]:
     return ("use_compressed_context=false", "region_stride=1", f"n_transit={n_transit}")
 
 
-def prepare(folder: Path, overrides: tuple[str, ...], device: str) -> Run:
+def prepare(folder: Path, overrides: tuple[str, ...], device: str, paths: dict[str, str] = DEFAULT_CONFIG) -> Run:
     """A run that `train_step` can take updates of, in memory only."""
-    config = default_config(*overrides)
+    config = default_config(*overrides, paths=paths)
     datasets = {"train": ADDataset(config, folder, "train")}
     return Run(make_model(config).to(choose_device(device)), datasets, config, Path(), Ranks())
 
@@ -73,6 +76,7 @@ def measure(
     if batch % max(SHARING) == 0:
         sharing = {n: prepare(folder, (COMPRESSED, *shared, f"currents_per_previous={n}"), device) for n in SHARING}
         rows += measure_sharing(dense, sharing, repeats)
+    rows += measure_memory_context(dense, prepare(folder, (share, *size), device, MEMORY), repeats)
     stored = prepare(folder, (COMPRESSED, "in_memory=never", *shared), device)
     rows += measure_loading(dense, stored, compressed, repeats)
     rows.append(memory_of_dataset(folder, dense.datasets["train"], share))
@@ -138,6 +142,22 @@ def measure_sharing(separate: Run, sharing: dict[int, Run], repeats: int) -> lis
         ratio(f"supervised actions, {n} currents per previous over 1", rate[n] / rate[1], targets.get(n))
         for n in sharing
     ]
+
+
+def measure_memory_context(two: Run, memory: Run, repeats: int) -> list[dict]:
+    """Supervised actions per second of memory's histories, and over two-region windows; the same model."""
+    runs = {"two regions": two, "memory": memory}
+
+    def take(run: Run) -> None:
+        for _ in range(N_VARIED):
+            train_step(run)
+
+    seconds = alternate({name: lambda run=run: take(run) for name, run in runs.items()}, repeats)
+    rows = [
+        row(f"supervised actions, {name}", seconds[name], "actions/s", N_VARIED * n_targets(run))
+        for name, run in runs.items()
+    ]
+    return [*rows, ratio("supervised actions, memory over two regions", rows[1]["median"] / rows[0]["median"], 1.7)]
 
 
 def measure_loading(dense: Run, stored: Run, update: float, repeats: int) -> list[dict]:
