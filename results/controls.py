@@ -2,6 +2,7 @@
 
     python results/controls.py --ckpt CKPT --memory cleared --out runs/cleared    # or other-task
     python results/controls.py --ckpt CKPT --lapses 20 40 60 --out runs/lapsed    # with any context
+    python results/controls.py --ckpt CKPT --lapses 20 40 60 --span 50 --episodes 1 --set horizon=5000 --out runs/lapsed
 
 The scores have the form of evaluate.py's.
 """
@@ -20,13 +21,13 @@ import torch
 
 import env
 from checkpoints import load_checkpoint
-from config.loading import complete_config
+from config.loading import complete_config, free_in_evaluation, override_config
 from evaluate import evaluate_tasks
 from files import InputError
 from model import load_model
 from model.acting import ContextActor
 from model.context.memory_acting import MemoryContext
-from scripts import positive, run_script
+from scripts import add_set_argument, positive, run_script
 
 
 class Cleared(MemoryContext):
@@ -52,21 +53,26 @@ class OtherTask(MemoryContext):
 
 
 class Lapsing(ContextActor):
-    """Takes random actions throughout some episodes, counted from 1; the model's actions must be Discrete."""
+    """Takes random actions throughout some episodes, or stretches of `span` steps; the model's actions must be Discrete.
 
-    def __init__(self, model: torch.nn.Module, n_envs: int, *arguments, lapses: list[int]):
+    lapses: their numbers, from 1.
+    """
+
+    def __init__(self, model: torch.nn.Module, n_envs: int, *arguments, lapses: list[int], span: int | None = None):
         super().__init__(model, n_envs, *arguments)
-        self.lapses, self.episode, self.rng = lapses, np.ones(n_envs, dtype=int), np.random.default_rng(0)
+        self.lapses, self.span, self.n_steps = lapses, span, 0
+        self.number, self.rng = np.ones(n_envs, dtype=int), np.random.default_rng(0)  # of the episode or stretch
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         super().act(observations)
-        lapsed = torch.as_tensor(np.isin(self.episode, self.lapses))
+        lapsed = torch.as_tensor(np.isin(self.number, self.lapses))
         at_random = torch.as_tensor(self.rng.integers(self.model.actions.n_outputs, size=len(lapsed)))
         self.actions = torch.where(lapsed, at_random, self.actions)
         return self.actions.numpy()
 
     def record(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict]) -> np.ndarray:
-        self.episode += dones
+        self.n_steps += 1
+        self.number += self.n_steps % self.span == 0 if self.span else dones
         return super().record(rewards, dones, infos)
 
 
@@ -78,23 +84,28 @@ def main() -> None:
     parser.add_argument("--ckpt", type=Path, required=True, help="checkpoint of a model")
     control = parser.add_mutually_exclusive_group(required=True)
     control.add_argument("--memory", choices=CONTROLS, help="what becomes of the summaries")
-    control.add_argument("--lapses", type=positive, nargs="+", metavar="EPISODE", help="which episodes are random")
+    control.add_argument("--lapses", type=positive, nargs="+", metavar="N", help="which episodes are random")
+    parser.add_argument("--span", type=positive, help="count stretches of so many steps, not episodes")
     parser.add_argument("--out", type=Path, required=True, help="scores, without .npz")
     parser.add_argument("--episodes", type=positive, default=100, help="per task and repeat (default: %(default)s)")
     parser.add_argument("--repeats", type=positive, default=16, help="per task (default: %(default)s)")
+    add_set_argument(parser)
     args = parser.parse_args()
     checkpoint = load_checkpoint(args.ckpt)
-    config = complete_config(checkpoint["config"], args.ckpt)
+    trained_config = complete_config(checkpoint["config"], args.ckpt)
+    config = override_config(trained_config, args.overrides, free_in_evaluation(), checks=(env.config_problems,))
     model = load_model(checkpoint, config, args.ckpt)
     change(model, args)
     tasks, held_out = env.list_tasks(config), env.split_tasks(config)["test"]
     runs = len(held_out) * args.repeats  # all at once: another task's memory has to be there
     chosen = [tasks[i] for i in held_out]
-    returns = evaluate_tasks(model, chosen, args.repeats, args.episodes, seed=0, envs_at_once=runs)
-    optimal = [env.optimal_return(config, task) for task in chosen]
-    scores = {"returns": returns, "tasks": held_out, "optimal": np.array(optimal, dtype=float)}
+    returns = evaluate_tasks(model, chosen, args.repeats, args.episodes, seed=0, envs_at_once=runs, span=args.span)
+    optimal = np.array([env.optimal_return(config, task) for task in chosen], dtype=float)
+    if args.span:
+        optimal *= args.span / env.max_episode_steps(config)
+    scores = {"returns": returns, "tasks": held_out, "optimal": optimal}
     np.savez_compressed(f"{args.out}.npz", **scores, random_returns=np.zeros(1), lapses=np.array(args.lapses or []))
-    print(f"mean return over the last 10 episodes {returns[..., -10:].mean():.2f}")
+    print(f"mean return over the last 10 {'stretches' if args.span else 'episodes'} {returns[..., -10:].mean():.2f}")
 
 
 def change(model: torch.nn.Module, args: argparse.Namespace) -> None:
@@ -103,7 +114,7 @@ def change(model: torch.nn.Module, args: argparse.Namespace) -> None:
     if args.lapses:
         if config["action_space"]["kind"] != "discrete":
             raise InputError(f"{args.ckpt}: --lapses takes random ones of Discrete actions; its actions are others")
-        model.actor = lambda *arguments: Lapsing(model, *arguments, lapses=args.lapses)
+        model.actor = lambda *arguments: Lapsing(model, *arguments, lapses=args.lapses, span=args.span)
         return
     if config["context"] != "memory":
         raise InputError(f"{args.ckpt}: its context is {config['context']}, expected memory")

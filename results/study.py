@@ -175,7 +175,7 @@ SETTINGS = [
     causal_window("standard-full-causal", 480, 21),
     explorer("explorer", seeds=(0, 1, 2, 3, 4), evaluations={"default": (), "long": LONG}),
     explorer("explorer-split", seeds=(0, 1, 2), splits=(1, 2)),
-    explorer("quick", model=QUICK, seeds=(0, 1, 2)),
+    explorer("quick", model=QUICK, seeds=(0, 1, 2, 3, 4)),
     explorer("quick-split", model=QUICK, seeds=(0, 1, 2), splits=(1, 2)),
     *explorer_controls(DEFAULT_FAMILY, "explorer", interval=40, n_slots=128, batch_size=5888),
     explorer("explorer-16-kept", "memory_regions=16"),

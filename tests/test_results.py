@@ -43,6 +43,16 @@ def test_a_lapse_is_one_random_episode():
     assert kinds[:2] == [1, 1] and kinds[2:4] == [5, 5]
 
 
+def test_a_lapse_may_be_a_stretch_of_an_episode():
+    model, n_envs = random_model(), 50
+    actor = Lapsing(model, n_envs, Sampling(temperature=0.0), lapses=[2], span=3)
+    kinds = []
+    for _ in range(9):
+        kinds.append(len(np.unique(actor.act(np.zeros((n_envs, 2), dtype=int)))))
+        actor.record(np.zeros(n_envs), np.zeros(n_envs, dtype=bool), [{}] * n_envs)
+    assert kinds[:3] == [1, 1, 1] and kinds[3:6] == [5, 5, 5]
+
+
 def test_how_many_come_back_after_a_lapse():
     returns = np.zeros((1, 1, 3, 100))
     returns[..., 15:25] = 2
