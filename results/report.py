@@ -30,7 +30,8 @@ EXPLORING = "temperature 1.0 while the context holds no reward"
 EPISODES = (10, 20, 50, 100, 500)
 WINDOWS = {"80": 80, "160": 160, "320": 320, "full": 480}  # plain windows: name in settings, and steps
 DELAYS = (0, 50, 100, 200)  # steps of waiting, on bandits
-LAPSES = (20, 40, 60, 80)  # the first of one or four episodes of random actions
+LAPSES = (20, 40, 60, 80)  # the first of one or four episodes, or stretches, of random actions
+STRETCH = 50  # steps
 LIFE, SPAN = 4000, 500  # steps of a life of Key-to-Door that goes on, and of a stretch in which doors are counted
 PUBLISHED = [  # mean return on held-out goals of 9x9 Darkroom, horizon 20, 73/8 split, PPO, after 100 episodes
     ("DICP on AD, filtered histories (arXiv:2505.15143)", 16.5),
@@ -411,6 +412,28 @@ def doors() -> str:
     return table(["doors opened, held-out tasks", "seeds", *steps, "share of optimum in the last"], rows)
 
 
+def lost_stretches() -> str:
+    """The same lives with stretches of STRETCH random steps, made by results/controls.py --lapses --span."""
+    rows = []
+    for kind, label in CONTEXTS.items():
+        one, four = (Scores(f"endless-explorer{kind}-{name}") for name in ("lapsed", "lapsed-4"))
+        if one.n_seeds and four.n_seeds:
+            shares = [after_stretches(scores, lost, n) for scores, lost in ((one, 1), (four, 4)) for n in (1, 2)]
+            rows.append([label, str(min(one.n_seeds, four.n_seeds)), *map(with_interval, shares)])
+    header = [
+        f"after {lost * STRETCH} random steps: {which} {STRETCH}"
+        for lost in (1, 4)
+        for which in ("the next", "the second")
+    ]
+    return table(["share of the optimum, held-out tasks", "seeds", *header], rows)
+
+
+def after_stretches(scores: Scores, n_lost: int, n: int) -> np.ndarray:
+    """(seeds, tasks) share of the optimum in the n-th stretch after `n_lost` random ones."""
+    at = [first - 2 + n_lost + n for first in LAPSES]
+    return scores.returns[..., at].mean(axis=(-1, -2)) / scores.optimal
+
+
 BANDIT_CONTEXTS = {  # end of a setting's name: its label
     "memory": "memory: 8 summaries of 2 tokens", "two-regions": "two regions of 10 steps",
     "window": "plain window of 40 steps", "full": "full history (150 steps)",
@@ -477,7 +500,7 @@ def text() -> str:
     parts.append("## One change at a time\n\n" + ablations())
     parts.append("## Memory and causal histories\n\n" + memories())
     parts.append("## Histories of the explorer\n\n" + explorers())
-    parts.append("## Key-to-Door that goes on\n\n" + doors())
+    parts.append("## Key-to-Door that goes on\n\n" + doors() + "\n" + lost_stretches())
     parts.append("## Bandits\n\n" + bandits())
     parts.append("## Other families\n\n" + family_table())
     parts.append(family_details())
