@@ -233,7 +233,8 @@ def open_study(search: Search) -> optuna.Study:
     storage = JournalStorage(JournalFileBackend(str(path)))
     study = optuna.create_study(
         storage=storage, study_name="compression", direction="maximize", load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=N_FIRST),
+        # After a quarter of the updates returns are chance still
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=N_FIRST, n_warmup_steps=search.args.updates // 2),
     )  # fmt: skip
     origin = read_origin(history_path(search.config, search.args.traj_dir), search.config)
     now = dict(search.config) | {"updates": search.args.updates, "histories of": origin.created_utc}

@@ -7,94 +7,38 @@ Intervals are 95 % bootstrap intervals over seeds and goals.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
 import numpy as np
-import torch
+from figures import draw_all
+from stored import (
+    CONTROL,
+    DELAYS,
+    FAMILIES,
+    LIFE,
+    ROOT,
+    SCORES,
+    SPAN,
+    STRETCH,
+    WINDOWS,
+    Scores,
+    after_first_success,
+    after_lapses,
+    after_misses,
+    after_stretches,
+    best_standard,
+    both_modes,
+    source,
+    with_interval,
+    with_memory,
+)
 
-from config.loading import load_config
-from env import list_tasks
-from model.context import make_context
-from plots.inside import plot_contexts
-from plots.intervals import interval
-from plots.returns import plot_per_task, plot_returns, plot_shares
-from plots.style import save_figure
-from scripts import DEFAULT_CONFIG
-
-SCORES = ROOT / "results" / "scores"
 EXPLORING = "temperature 1.0 while the context holds no reward"
 EPISODES = (10, 20, 50, 100, 500)
-WINDOWS = {"80": 80, "160": 160, "320": 320, "full": 480}  # plain windows: name in settings, and steps
-DELAYS = (0, 50, 100, 200)  # steps of waiting, on bandits
-LAPSES = (20, 40, 60, 80)  # the first of one or four episodes, or stretches, of random actions
-STRETCH = 50  # steps
-LIFE, SPAN = 4000, 500  # steps of a life of Key-to-Door that goes on, and of a stretch in which doors are counted
 PUBLISHED = [  # mean return on held-out goals of 9x9 Darkroom, horizon 20, 73/8 split, PPO, after 100 episodes
     ("DICP on AD, filtered histories (arXiv:2505.15143)", 16.5),
     ("DPT (arXiv:2306.14892)", 14.4),
     ("DICP on AD (arXiv:2502.19009)", 14.2),
     ("AD (arXiv:2210.14215)", 11.3),
 ]
-FAMILIES = {  # env: its name in the tables, and the best published mean return on held-out tasks, of the optimum, if any
-    "darkroom_permuted": ("Darkroom-Permuted", "33.7 of 35"),
-    "darkroom_large": ("Darkroom-Large", "42.5 of 43.5"),
-    "dark_key_to_door": ("Dark Key-to-Door", "1.97 of 2; AD 1.81"),
-    "darkroom_hard": ("Dark Room Hard", "not compared"),
-}
-
-CONTROL = {  # env: its name; 60 episodes in context
-    "cartpole": "CartPole",
-    "pendulum": "Pendulum",
-    "reacher": "Reacher, hidden target",
-    "half_cheetah_vel": "HalfCheetah-Vel",
-    "metaworld_reach": "Meta-World reach-v3",
-    "frozen_lake": "FrozenLake, random maps",
-    "hidden_goal": "MiniGrid, hidden goal",
-}
-
-
-class Scores:
-    """The stored returns of one setting, evaluated in one way.
-
-    Attributes:
-        returns: (seeds, goals, repeats, episodes). optimal: (goals,).
-    """
-
-    def __init__(self, setting: str, evaluation: str = "default", splits: tuple[int, ...] = (0,)):
-        paths = [p for split in splits for p in sorted(SCORES.glob(f"{setting}_split-{split}_seed-*_{evaluation}.npz"))]
-        loaded = [np.load(path) for path in paths]
-        self.n_seeds = len(loaded)
-        if loaded:
-            self.returns = np.stack([scores["returns"] for scores in loaded]).astype(np.float64)
-            self.optimal, self.tasks = loaded[0]["optimal"], loaded[0]["tasks"]
-            self.random = float(np.mean([scores["random_returns"].mean() for scores in loaded]))
-
-    def at(self, first: int, last: int | None = None) -> np.ndarray:
-        """(seeds, goals) mean return over episodes `first` to `last`, counted from 1."""
-        return self.returns[..., first - 1 : last or first].mean(axis=(-1, -2))
-
-    def never_found(self, n_episodes: int = 100) -> float:
-        """Share of repeats without any reward in the first episodes."""
-        return float((self.returns[..., :n_episodes].sum(axis=-1) == 0).mean())
-
-    def summary(self) -> list[str]:
-        """Cells: returns at EPISODES, return and share over 91 to 100, worst goal's share, repeats without the goal."""
-        n = self.returns.shape[-1]
-        cells = [f"{self.at(e).mean():.1f}" if e <= n else "" for e in EPISODES[:3]]
-        late = self.at(91, 100)
-        worst = (late.mean(axis=0) / self.optimal).min()
-        share = with_interval(late / self.optimal)
-        return [*cells, with_interval(late), share, f"{worst:.2f}", f"{self.never_found():.1%}"]
-
-
-def with_interval(values: np.ndarray) -> str:
-    """The mean of (seeds, goals) values with its 95 % interval."""
-    low, high = interval(values)
-    return f"{values.mean():.2f} ({low:.2f} to {high:.2f})"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -117,7 +61,12 @@ HEADER = [
 
 
 def row(name: str, scores: Scores) -> list[str]:
-    return [name, str(scores.n_seeds), *scores.summary()]
+    """Returns at EPISODES, return and share over 91 to 100, worst goal's share, repeats without the goal."""
+    n, late = scores.returns.shape[-1], scores.at(91, 100)
+    cells = [f"{scores.at(e).mean():.1f}" if e <= n else "" for e in EPISODES[:3]]
+    share, worst = with_interval(late / scores.optimal), (late.mean(axis=0) / scores.optimal).min()
+    cells += [with_interval(late), share, f"{worst:.2f}", f"{scores.never_found():.1%}"]
+    return [name, str(scores.n_seeds), *cells]
 
 
 def main_table(compressed: Scores, standard: dict[str, Scores]) -> str:
@@ -130,38 +79,10 @@ def main_table(compressed: Scores, standard: dict[str, Scores]) -> str:
     return table(["return on held-out goals", *HEADER], rows)
 
 
-def with_memory() -> dict[str, Scores]:
-    """Memory on the same histories and on the explorer's, and what two regions do there; those that were run."""
-    labels = {
-        "memory": "memory, causal histories", "explorer": "**memory, explorer's histories**",
-        "quick": "**two regions, explorer's histories** (`make run`)",
-    }  # fmt: skip
-    return {label: scores for name, label in labels.items() if (scores := Scores(name)).n_seeds}
-
-
-def best_standard() -> dict[str, Scores]:
-    """Per window the evaluation whose temperature did best: the held-out goals choose for the baseline alone."""
-    found = {}
-    for name, label in {
-        "standard-80": "80 steps", "standard-160": "160 steps", "standard-320": "320 steps",
-        "standard-full": "full history (480 steps)",
-    }.items():  # fmt: skip
-        options = [Scores(name, f"temperature-{t}") for t in ("0.6", "1.0")]
-        options = [scores for scores in options if scores.n_seeds]
-        if options:
-            found[label] = max(options, key=lambda scores: scores.at(91, 100).mean())
-    return found
-
-
 def difference(compressed: Scores, standard: Scores) -> str:
     """Compressed minus standard over episodes 91 to 100, over the seeds that both have."""
     n = min(compressed.n_seeds, standard.n_seeds)
     return with_interval(compressed.at(91, 100)[:n] - standard.at(91, 100)[:n])
-
-
-def both_modes(env: str) -> tuple[Scores, Scores]:
-    """A family's scores, compressed and standard."""
-    return Scores(f"{env}-compressed"), Scores(f"{env}-standard")
 
 
 def family_table() -> str:
@@ -208,11 +129,6 @@ def control_table() -> str:
             )
     header = ["held-out tasks, 60 episodes", "seeds", "episodes 1 to 3", "10", "55 to 60 (95 % interval)"]
     return table([*header, "source PPO at its end", "share of the way", "random policy"], rows)
-
-
-def source(env: str) -> dict[str, np.ndarray]:
-    """`episodes` (P,) and mean `returns` (P,) of the source on the held-out tasks."""
-    return np.load(SCORES / f"source_{env}.npz")
 
 
 def ablations() -> str:
@@ -349,16 +265,6 @@ def lapses() -> str:
     return table(["Dark Key-to-Door: share of episodes that open the door, after random ones", *header], rows)
 
 
-def after_lapses(scores: Scores, n_lost: int, n: int) -> float:
-    """How often the n-th episode after `n_lost` random ones opens the door that the last one before them opened, and they did not."""
-    opened = scores.returns == 2
-    told = []
-    for first in LAPSES:
-        before, lost = opened[..., first - 2], opened[..., first - 1 : first - 1 + n_lost].any(axis=-1)
-        told.append(opened[..., first - 2 + n_lost + n][before & ~lost])
-    return float(np.concatenate(told).mean())
-
-
 def predicted_ends() -> str:
     """How well the token-type head tells where regions end on held-out tasks."""
     rows = []
@@ -376,23 +282,6 @@ def predicted_ends() -> str:
         "recall of the early ones",
     ]
     return table(header, rows)
-
-
-def after_first_success(scores: Scores) -> float:
-    """How often the episode after the first rewarded one is rewarded too."""
-    rewarded = scores.returns.reshape(-1, scores.returns.shape[-1]) > 0
-    first = rewarded[:, :-1].argmax(axis=1)
-    met = rewarded[np.arange(len(first)), first]
-    return float(rewarded[np.arange(len(first)), first + 1][met].mean())
-
-
-def after_misses(scores: Scores, n: int) -> float:
-    """How often an episode opens the door that follows one that did, and n that did not."""
-    opened = scores.returns.reshape(-1, scores.returns.shape[-1]) == 2
-    follows = opened[:, : -n - 1].copy()
-    for miss in range(1, n + 1):
-        follows &= ~opened[:, miss : miss - n - 1]
-    return float(opened[:, n + 1 :][follows].mean())
 
 
 def doors() -> str:
@@ -426,12 +315,6 @@ def lost_stretches() -> str:
         for which in ("the next", "the second")
     ]
     return table(["share of the optimum, held-out tasks", "seeds", *header], rows)
-
-
-def after_stretches(scores: Scores, n_lost: int, n: int) -> np.ndarray:
-    """(seeds, tasks) share of the optimum in the n-th stretch after `n_lost` random ones."""
-    at = [first - 2 + n_lost + n for first in LAPSES]
-    return scores.returns[..., at].mean(axis=(-1, -2)) / scores.optimal
 
 
 BANDIT_CONTEXTS = {  # end of a setting's name: its label
@@ -508,73 +391,9 @@ def text() -> str:
     return "\n".join(parts)
 
 
-def draw_returns() -> None:
-    compressed, standard = Scores("compressed"), best_standard()
-    curves = {"compressed context": compressed.returns}
-    curves |= {label.split(" (")[0].strip("*"): scores.returns for label, scores in with_memory().items()}
-    shown = ("160 steps", "full history (480 steps)")  # more lines than these cannot be told apart
-    curves |= {f"standard, {name}": scores.returns for name, scores in standard.items() if name in shown}
-    levels = {"random policy": compressed.random, "optimum": float(compressed.optimal.mean())}
-    ppo = source("darkroom")
-    title = "Darkroom, held-out goals"
-    figure = plot_returns(curves, levels, (ppo["episodes"], ppo["returns"]), title, n_episodes=100)
-    save_figure(figure, ROOT / "results" / "returns.png")
-
-
-def draw_clock() -> None:
-    """Share of the optimum over the length of the context, by how training histories go on; those that were run."""
-    every, causal = "every third rollout", "causal histories"
-    memory = "memory (40 steps and 32 summary tokens)"
-    settings = {
-        f"plain window, {every}": {n: (f"standard-{name}", "temperature-0.6") for name, n in WINDOWS.items()},
-        f"plain window, {causal}": {n: (f"standard-{name}-causal", "default") for name, n in WINDOWS.items()},
-        f"{memory}, {every}": {40: ("memory-every", "default")},
-        f"{memory}, {causal}": {40: ("memory", "default")},
-    }
-    curves = {}
-    for label, by_length in settings.items():
-        found = {n: scores for n, of_setting in by_length.items() if (scores := Scores(*of_setting)).n_seeds}
-        curves[label] = {n: scores.at(91, 100) / scores.optimal for n, scores in found.items()}
-    figure = plot_shares(curves, "Darkroom, held-out goals, episodes 91 to 100, temperature 0.6")
-    save_figure(figure, ROOT / "results" / "clock.png")
-
-
-def draw_goals(goals: Scores) -> None:
-    tasks = list_tasks(load_config(DEFAULT_CONFIG))
-    share = np.full(len(tasks), np.nan)
-    share[goals.tasks] = goals.at(91, 100).mean(axis=0) / goals.optimal
-    held_out = np.isin(np.arange(len(tasks)), Scores("compressed").tasks)
-    figure = plot_per_task(share, tasks, "share of the optimum, episodes 91 to 100", held_out)
-    save_figure(figure, ROOT / "results" / "goals.png")
-
-
-def draw_contexts() -> None:
-    """What each context strategy shows after 210 steps of Darkroom; for docs/contexts.md."""
-    shown, n_steps = {}, 210
-    for label, name in (("memory", "dr_memory"), ("two regions", "dr_compressed"), ("plain window", "dr")):
-        config = load_config(DEFAULT_CONFIG | {"model": ROOT / f"config/model/ad_{name}.yaml"})
-        interval = config["compress_interval"] or config["n_steps"]
-        context, current = (
-            make_context(config | {"compress_interval": interval, "blank_starts": True}),
-            n_steps % interval,
-        )
-        if label == "memory":
-            types = context.shown_types(n_older=n_steps // interval - 1, n_current=current)
-        else:  # the plain window has rolled on once
-            lengths = [interval, current] if context.marks_regions else [n_steps - config["n_transit"] // 2]
-            types = context.layout(torch.tensor([lengths])).types[0]
-        shown[label] = types.numpy()
-    save_figure(plot_contexts(shown), ROOT / "docs" / "contexts.png")
-
-
 def main() -> None:
     (ROOT / "results" / "tables.md").write_text(text())
-    draw_returns()
-    draw_clock()
-    draw_contexts()
-    goals = Scores("compressed", "all-goals")
-    if goals.n_seeds:
-        draw_goals(goals)
+    draw_all()
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np
-from report import CONTROL, DELAYS, FAMILIES, LIFE, SCORES, SPAN
+from stored import CONTROL, DELAYS, FAMILIES, LIFE, SCORES, SPAN
 
 from checkpoints import EVALUATION_KEYS, checkpoint_paths, load_checkpoint, save_checkpoint
 from config.loading import load_config

@@ -11,11 +11,12 @@ from utils import ROOT
 
 sys.path.insert(0, str(ROOT / "results"))
 import report
+import stored
 from controls import Lapsing
 
 
 def test_readme_shows_the_table_that_the_scores_give():
-    table = report.main_table(report.Scores("compressed"), report.best_standard())
+    table = report.main_table(stored.Scores("compressed"), stored.best_standard())
     assert table in (ROOT / "README.md").read_text()
     assert table in (ROOT / "results" / "tables.md").read_text()
 
@@ -58,8 +59,8 @@ def test_how_many_come_back_after_a_lapse():
     returns[..., 15:25] = 2
     returns[0, 0, :, 19] = 0, 0, 2  # the third one opens the door in the lapse, which tells nothing
     returns[0, 0, 0, 20] = 1
-    scores = object.__new__(report.Scores)
-    scores.returns = returns
-    assert report.after_lapses(scores, 1, 1) == 0.5 and report.after_lapses(scores, 1, 2) == 1
+    of_doors = object.__new__(stored.Scores)
+    of_doors.returns = returns
+    assert stored.after_lapses(of_doors, 1, 1) == 0.5 and stored.after_lapses(of_doors, 1, 2) == 1
     returns[0, 0, :2, 19:23] = 0
-    assert report.after_lapses(scores, 4, 1) == 1  # of the first two, none opens it in episodes 20 to 23
+    assert stored.after_lapses(of_doors, 4, 1) == 1  # of the first two, none opens it in episodes 20 to 23

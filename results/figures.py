@@ -1,0 +1,82 @@
+"""Draw the figures of the study from the stored scores; report.py calls it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from stored import ROOT, WINDOWS, Scores, best_standard, source, with_memory
+
+from config.loading import load_config
+from env import list_tasks
+from model.context import make_context
+from plots.inside import plot_contexts
+from plots.returns import plot_per_task, plot_returns, plot_shares
+from plots.style import save_figure
+from scripts import DEFAULT_CONFIG
+
+
+def draw_all() -> None:
+    draw_returns()
+    draw_clock()
+    draw_contexts()
+    if (goals := Scores("compressed", "all-goals")).n_seeds:
+        draw_goals(goals)
+
+
+def draw_returns() -> None:
+    compressed, standard = Scores("compressed"), best_standard()
+    curves = {"compressed context": compressed.returns}
+    curves |= {label.split(" (")[0].strip("*"): scores.returns for label, scores in with_memory().items()}
+    shown = ("160 steps", "full history (480 steps)")  # more lines than these cannot be told apart
+    curves |= {f"standard, {name}": scores.returns for name, scores in standard.items() if name in shown}
+    levels = {"random policy": compressed.random, "optimum": float(compressed.optimal.mean())}
+    ppo = source("darkroom")
+    title = "Darkroom, held-out goals"
+    figure = plot_returns(curves, levels, (ppo["episodes"], ppo["returns"]), title, n_episodes=100)
+    save_figure(figure, ROOT / "results" / "returns.png")
+
+
+def draw_clock() -> None:
+    """Share of the optimum over the length of the context, by how training histories go on; those that were run."""
+    every, causal = "every third rollout", "causal histories"
+    memory = "memory (40 steps and 32 summary tokens)"
+    settings = {
+        f"plain window, {every}": {n: (f"standard-{name}", "temperature-0.6") for name, n in WINDOWS.items()},
+        f"plain window, {causal}": {n: (f"standard-{name}-causal", "default") for name, n in WINDOWS.items()},
+        f"{memory}, {every}": {40: ("memory-every", "default")},
+        f"{memory}, {causal}": {40: ("memory", "default")},
+    }
+    curves = {}
+    for label, by_length in settings.items():
+        found = {n: scores for n, of_setting in by_length.items() if (scores := Scores(*of_setting)).n_seeds}
+        curves[label] = {n: scores.at(91, 100) / scores.optimal for n, scores in found.items()}
+    figure = plot_shares(curves, "Darkroom, held-out goals, episodes 91 to 100, temperature 0.6")
+    save_figure(figure, ROOT / "results" / "clock.png")
+
+
+def draw_goals(goals: Scores) -> None:
+    tasks = list_tasks(load_config(DEFAULT_CONFIG))
+    share = np.full(len(tasks), np.nan)
+    share[goals.tasks] = goals.at(91, 100).mean(axis=0) / goals.optimal
+    held_out = np.isin(np.arange(len(tasks)), Scores("compressed").tasks)
+    figure = plot_per_task(share, tasks, "share of the optimum, episodes 91 to 100", held_out)
+    save_figure(figure, ROOT / "results" / "goals.png")
+
+
+def draw_contexts() -> None:
+    """What each context strategy shows after 210 steps of Darkroom; for docs/contexts.md."""
+    shown, n_steps = {}, 210
+    for label, name in (("memory", "dr_memory"), ("two regions", "dr_compressed"), ("plain window", "dr")):
+        config = load_config(DEFAULT_CONFIG | {"model": ROOT / f"config/model/ad_{name}.yaml"})
+        interval = config["compress_interval"] or config["n_steps"]
+        context, current = (
+            make_context(config | {"compress_interval": interval, "blank_starts": True}),
+            n_steps % interval,
+        )
+        if label == "memory":
+            types = context.shown_types(n_older=n_steps // interval - 1, n_current=current)
+        else:  # the plain window has rolled on once
+            lengths = [interval, current] if context.marks_regions else [n_steps - config["n_transit"] // 2]
+            types = context.layout(torch.tensor([lengths])).types[0]
+        shown[label] = types.numpy()
+    save_figure(plot_contexts(shown), ROOT / "docs" / "contexts.png")

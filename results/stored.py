@@ -1,0 +1,132 @@
+"""The stored scores of the study, and what is computed from them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np
+
+from plots.intervals import interval
+
+SCORES = ROOT / "results" / "scores"
+WINDOWS = {"80": 80, "160": 160, "320": 320, "full": 480}  # plain windows: name in settings, and steps
+DELAYS = (0, 50, 100, 200)  # steps of waiting, on bandits
+LAPSES = (20, 40, 60, 80)  # the first of one or four episodes, or stretches, of random actions
+STRETCH = 50  # steps
+LIFE, SPAN = 4000, 500  # steps of a life of Key-to-Door that goes on, and of a stretch in which doors are counted
+FAMILIES = {  # env: its name in the tables, and the best published mean return on held-out tasks, of the optimum, if any
+    "darkroom_permuted": ("Darkroom-Permuted", "33.7 of 35"),
+    "darkroom_large": ("Darkroom-Large", "42.5 of 43.5"),
+    "dark_key_to_door": ("Dark Key-to-Door", "1.97 of 2; AD 1.81"),
+    "darkroom_hard": ("Dark Room Hard", "not compared"),
+}
+CONTROL = {  # env: its name; 60 episodes in context
+    "cartpole": "CartPole",
+    "pendulum": "Pendulum",
+    "reacher": "Reacher, hidden target",
+    "half_cheetah_vel": "HalfCheetah-Vel",
+    "metaworld_reach": "Meta-World reach-v3",
+    "frozen_lake": "FrozenLake, random maps",
+    "hidden_goal": "MiniGrid, hidden goal",
+}
+
+
+class Scores:
+    """The stored returns of one setting, evaluated in one way.
+
+    Attributes:
+        returns: (seeds, goals, repeats, episodes). optimal: (goals,).
+    """
+
+    def __init__(self, setting: str, evaluation: str = "default", splits: tuple[int, ...] = (0,)):
+        paths = [p for split in splits for p in sorted(SCORES.glob(f"{setting}_split-{split}_seed-*_{evaluation}.npz"))]
+        loaded = [np.load(path) for path in paths]
+        self.n_seeds = len(loaded)
+        if loaded:
+            self.returns = np.stack([scores["returns"] for scores in loaded]).astype(np.float64)
+            self.optimal, self.tasks = loaded[0]["optimal"], loaded[0]["tasks"]
+            self.random = float(np.mean([scores["random_returns"].mean() for scores in loaded]))
+
+    def at(self, first: int, last: int | None = None) -> np.ndarray:
+        """(seeds, goals) mean return over episodes `first` to `last`, counted from 1."""
+        return self.returns[..., first - 1 : last or first].mean(axis=(-1, -2))
+
+    def never_found(self, n_episodes: int = 100) -> float:
+        """Share of repeats without any reward in the first episodes."""
+        return float((self.returns[..., :n_episodes].sum(axis=-1) == 0).mean())
+
+
+def with_interval(values: np.ndarray) -> str:
+    """The mean of (seeds, goals) values with its 95 % interval."""
+    low, high = interval(values)
+    return f"{values.mean():.2f} ({low:.2f} to {high:.2f})"
+
+
+def source(env: str) -> dict[str, np.ndarray]:
+    """`episodes` (P,) and mean `returns` (P,) of the source on the held-out tasks."""
+    return np.load(SCORES / f"source_{env}.npz")
+
+
+def both_modes(env: str) -> tuple[Scores, Scores]:
+    """A family's scores, compressed and standard."""
+    return Scores(f"{env}-compressed"), Scores(f"{env}-standard")
+
+
+def with_memory() -> dict[str, Scores]:
+    """Memory on the same histories and on the explorer's, and what two regions do there; those that were run."""
+    labels = {
+        "memory": "memory, causal histories", "explorer": "**memory, explorer's histories**",
+        "quick": "**two regions, explorer's histories** (`make run`)",
+    }  # fmt: skip
+    return {label: scores for name, label in labels.items() if (scores := Scores(name)).n_seeds}
+
+
+def best_standard() -> dict[str, Scores]:
+    """Per window the evaluation whose temperature did best: the held-out goals choose for the baseline alone."""
+    found = {}
+    for name, label in {
+        "standard-80": "80 steps", "standard-160": "160 steps", "standard-320": "320 steps",
+        "standard-full": "full history (480 steps)",
+    }.items():  # fmt: skip
+        options = [Scores(name, f"temperature-{t}") for t in ("0.6", "1.0")]
+        options = [scores for scores in options if scores.n_seeds]
+        if options:
+            found[label] = max(options, key=lambda scores: scores.at(91, 100).mean())
+    return found
+
+
+def after_first_success(scores: Scores) -> float:
+    """How often the episode after the first rewarded one is rewarded too."""
+    rewarded = scores.returns.reshape(-1, scores.returns.shape[-1]) > 0
+    first = rewarded[:, :-1].argmax(axis=1)
+    met = rewarded[np.arange(len(first)), first]
+    return float(rewarded[np.arange(len(first)), first + 1][met].mean())
+
+
+def after_misses(scores: Scores, n: int) -> float:
+    """How often an episode opens the door that follows one that did, and n that did not."""
+    opened = scores.returns.reshape(-1, scores.returns.shape[-1]) == 2
+    follows = opened[:, : -n - 1].copy()
+    for miss in range(1, n + 1):
+        follows &= ~opened[:, miss : miss - n - 1]
+    return float(opened[:, n + 1 :][follows].mean())
+
+
+def after_lapses(scores: Scores, n_lost: int, n: int) -> float:
+    """How often the n-th episode after `n_lost` random ones opens the door that the last one before them opened, and they did not."""
+    opened = scores.returns == 2
+    told = []
+    for first in LAPSES:
+        before, lost = opened[..., first - 2], opened[..., first - 1 : first - 1 + n_lost].any(axis=-1)
+        told.append(opened[..., first - 2 + n_lost + n][before & ~lost])
+    return float(np.concatenate(told).mean())
+
+
+def after_stretches(scores: Scores, n_lost: int, n: int) -> np.ndarray:
+    """(seeds, tasks) share of the optimum in the n-th stretch after `n_lost` random ones."""
+    at = [first - 2 + n_lost + n for first in LAPSES]
+    return scores.returns[..., at].mean(axis=(-1, -2)) / scores.optimal
