@@ -231,7 +231,8 @@ def collect_tasks(
                     task, worker, receiver = running.pop(sentinel)
                     worker.join()
                     if worker.exitcode == 0:
-                        bar.set_postfix(task=task, mean_return=f"{receiver.recv():.2f}")
+                        mean_return = receiver.recv()  # NaN where no episode ended
+                        bar.set_postfix(task=task, mean_return="-" if np.isnan(mean_return) else f"{mean_return:.2f}")
                         if on_finished:
                             on_finished(task)
                     else:

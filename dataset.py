@@ -136,9 +136,20 @@ def source_settings(origin: Origin) -> dict[str, Any]:
 
 
 def settings_of_file(config: dict, traj_dir: str | Path) -> dict[str, Any]:
-    """`source_settings` of the history file that a config names; {} while there is none."""
+    """`source_settings` of the history file that a config names; {} while there is none.
+
+    Raises:
+        InputError: it is one of another environment or source, under this name.
+    """
     path = history_path(config, traj_dir)
-    return source_settings(read_origin(path, config)) if path.is_file() else {}
+    settings = source_settings(read_origin(path, config)) if path.is_file() else {}
+    naming = [name for name in ("env", "alg", "alg_seed") if name in settings]
+    if differing := differences(settings, config, naming, "in the config"):
+        own = history_path(config | settings, traj_dir).name
+        raise InputError(
+            f"{path}: was collected with other settings ({differing}); call it {own} again, or collect again"
+        )
+    return settings
 
 
 def _check_given(path: Path, given: dict[str, Any], recorded: dict[str, Any], config: dict) -> None:

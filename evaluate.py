@@ -135,12 +135,7 @@ def main(argv: list[str] | None = None) -> int:
         "checkpoint": str(path), "update": checkpoint["update"], "mode": args.mode, "repeats": args.repeats,
         "seed": args.seed, "span": args.span, "success": args.success, "config": config,
     }  # fmt: skip
-    best = [env.optimal_return(config, task) for task in tasks]
-    optimal = np.array([np.nan if value is None else value for value in best])
-    if args.span:
-        optimal *= args.span / longest
-    if args.success:
-        optimal[:] = 1
+    optimal = np.ones(len(tasks)) if args.success else env.optimal_returns(config, tasks, args.span)
     results = Results(indices, tasks, returns, optimal, random_returns, settings)
     print_results(results, path, args.episodes, trained_config)
     write_results(results, out, args.traj_dir)
@@ -227,7 +222,7 @@ def evaluate_tasks(
         first_env: number of the first environment; each has random numbers of its own.
         envs_at_once: how many are stepped together.
         stop: asked after every step; True ends the evaluation at once.
-        span: count per so many steps, not per episode.
+        span: count per so many steps, of as many as `episodes` of the longest episodes have.
         success: see `counted_returns`.
 
     Returns:
@@ -246,7 +241,7 @@ def evaluate_tasks(
             vec_env = env.make_vec_env(config, runs[start : start + envs_at_once])
             vec_env.seed(seed + first_env + start)  # environment i gets seed + i
             record = model.evaluate_in_context(
-                vec_env, most_steps, seed=seed, n_episodes=episodes, first_env=first_env + start, stop=stop,
+                vec_env, most_steps, seed=seed, n_episodes=None if span else episodes, first_env=first_env + start, stop=stop,
                 on_step=bar.update,
             )  # fmt: skip
             vec_env.close()
@@ -286,7 +281,8 @@ def evaluate_random(
     vec_env = env.make_vec_env(config, tasks)
     vec_env.seed(seed)
     actor = RandomActor(vec_env.action_space, len(tasks), seed)
-    record = run_actor(actor, vec_env, episodes * env.max_episode_steps(config), episodes)
+    n_steps = episodes * env.max_episode_steps(config)
+    record = run_actor(actor, vec_env, n_steps, None if span else episodes)
     vec_env.close()
     return counted_returns(record, episodes, span, success)
 
@@ -334,7 +330,8 @@ def print_table(results: Results, labels: list[str]) -> None:
     print(f"{'task':>6} {heading:>{width}} {heads[0]:>16} {heads[1]:>18} {'optimal':>8} {'share':>6}")
 
     def line(task: object, label: str, first: float, last: float, best: float) -> None:
-        best, share = (f"{best:.2f}", f"{last / best:.2f}") if best > 0 else ("-", "-")
+        share = f"{last / best:.2f}" if best > 0 else "-"
+        best = "-" if np.isnan(best) else f"{best:.2f}"
         print(f"{task:>6} {label:>{width}} {first:>16.2f} {last:>18.2f} {best:>8} {share:>6}")
 
     for row, (index, label) in enumerate(zip(results.indices, labels)):

@@ -29,6 +29,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the long imports ends it without a traceback
     parse_arguments(None)  # --help and mistakes are answered before them
 
+import json
 import shlex
 import sys
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ from config.loading import Config, differences
 from config.schema import KEYS, Decides, names
 from dataset import ADDataset, allowed_intervals, automatic_interval, read_for_pace
 from evaluate import evaluate_tasks
-from files import InputError, lock, make_folder, write_atomically
+from files import InputError, lock, make_folder, one_line, write_atomically
 from history.format import history_path
 from history.origin import read_origin
 from model.context import make_context
@@ -79,6 +80,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     if args.standard:
         raise InputError("--standard: a plain window does not compress; leave it out")
+    if args.updates < N_REPORTS:
+        raise InputError(f"--updates {args.updates}: expected {N_REPORTS} at least, as often as returns are measured")
     args.command = shlex.join(["python", "tune.py", *(sys.argv[1:] if argv is None else argv)])
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     search = prepare_search(args)
@@ -128,6 +131,8 @@ class Search:
 def prepare_search(args: argparse.Namespace) -> Search:
     """Check everything that can be wrong, before any work."""
     overrides, config = list(args.overrides), read_config(args, args.overrides)
+    if config["model"] != "AD":
+        raise InputError(f"model: {config['model']} has no memory whose settings could be searched; expected AD")
     if config["context"] != "memory":
         histories = "causal" if config["histories"] == "every" else config["histories"]
         forced = ["use_compressed_context=true", "context=memory", f"histories={histories}"]
@@ -230,7 +235,12 @@ def open_study(search: Search) -> optuna.Study:
         InputError: it was begun with other settings or histories.
     """
     path = search.folder / "trials.journal"
-    storage = JournalStorage(JournalFileBackend(str(path)))
+    if path.exists() and not (text := path.read_bytes()).endswith(b"\n"):
+        path.write_bytes(text[: text.rfind(b"\n") + 1])  # a line that a killed command did not finish
+    try:
+        storage = JournalStorage(JournalFileBackend(str(path)))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: damaged ({one_line(error, 200)}); remove it, or name another --out") from error
     study = optuna.create_study(
         storage=storage, study_name="compression", direction="maximize", load_if_exists=True,
         # After a quarter of the updates returns are chance still

@@ -13,16 +13,18 @@ Letters in shapes: E streams, K hypotheses, A actions.
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 import env
-from algorithm.knowledge import Knowledge, learn_from
+from algorithm.knowledge import READING, Knowledge, check_countable, learn_from
 from algorithm.streams import StreamLearners
 from files import InputError
 from history.format import history_path
+from history.reader import HistoryFile
 
 ELSEWHERE = 0.3  # weight of evidence from situations of other numbers of rewards: a key tells a little of the door
 RARE = 0.01  # chance of an episode's end where none was ever seen
@@ -47,14 +49,18 @@ class Explorer(StreamLearners):
     @staticmethod
     def prepare(config: dict, traj_dir: Path) -> Knowledge:
         """Learn from the first pass: the history file of `learns_from`, training tasks only."""
-        path = history_path(config | {"alg": config["learns_from"], "learns_from": None}, traj_dir)
+        first_pass = config | {"alg": config["learns_from"], "learns_from": None}
+        path, spaces = history_path(first_pass, traj_dir), env.describe_spaces(config)
+        check_countable(**spaces)
         if not path.is_file():
             raise InputError(
                 f"{path}: not found; alg: Explorer follows policies that it holds, so collect it first, with the same "
                 f"env and an algorithm config of alg: {config['learns_from']}"
             )
-        spaces, per_round = env.describe_spaces(config), config["rewards_per_round"]
-        return learn_from(path, env.split_tasks(config)["train"], **spaces, rewards_per_round=per_round)
+        reading = READING | {"compress_interval": config["n_steps"]}
+        history = HistoryFile(path, first_pass | reading, env.split_tasks(config)["train"])
+        with closing(history.file):
+            return learn_from(history, config["rewards_per_round"])
 
     def policy(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The mixture is recorded; what is acted from has noise."""

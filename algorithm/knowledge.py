@@ -11,13 +11,12 @@ Letters in shapes: K tasks or hypotheses, X situations, P stages, A actions, U d
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import h5py
 import numpy as np
 
+import env
 from files import InputError
-from history.origin import reading, task_group
+from history.reader import HistoryFile
 
 MOST_PAID = 2  # more rewards within an episode are not told apart
 MOST_OBSERVATIONS = 1_000  # each may be one hypothesis more, and each hypothesis has a policy for all of them
@@ -26,6 +25,9 @@ LEAST_NOISE = 0.1  # standard deviation of rewards, as a share of their range
 DISCOUNT = 0.98
 TIE = 0.002  # actions within this share of the best value are equally good
 NEEDED = ("states", "actions", "rewards", "next_states", "dones")
+READING = {  # config keys with which a history file is opened to learn from it, one task after the other
+    "reached_observations": True, "soft_targets": False, "use_compressed_context": False, "in_memory": "never"
+}  # fmt: skip
 
 
 class Numbers:
@@ -153,18 +155,8 @@ class Knowledge:
         return places, self.steps[places] == numbers
 
 
-def learn_from(
-    path: Path, tasks: list[int], observation_space: dict, action_space: dict, rewards_per_round: int | None = None
-) -> Knowledge:
-    """Read what the groups `tasks` of a history file teach. Tasks on which nothing ever paid are left out.
-
-    Args:
-        observation_space, action_space: as `env.describe_spaces` gives them.
-        rewards_per_round: see `Numbers`.
-
-    Raises:
-        InputError: the spaces cannot be counted, or the file lacks something.
-    """
+def check_countable(observation_space: dict, action_space: dict) -> None:
+    """Raise InputError where observations or actions cannot be counted; of spaces as `env.describe_spaces` gives them."""
     sizes = tuple(observation_space["sizes"])
     if observation_space["kind"] != "discrete" or action_space["kind"] != "discrete":
         raise InputError("alg: Explorer counts observations and actions: expected Discrete ones; use PPO or A2C here")
@@ -173,8 +165,26 @@ def learn_from(
             f"alg: Explorer counts observations: expected at most {MOST_OBSERVATIONS} different ones, got {sizes}; "
             "use PPO or A2C here"
         )
-    numbers = Numbers(sizes, action_space["sizes"][0], rewards_per_round)
-    counts = _count([_read_task(path, task, numbers) for task in tasks])
+
+
+def learn_from(history: HistoryFile, rewards_per_round: int | None = None) -> Knowledge:
+    """Read what the tasks of a history teach. Tasks on which nothing ever paid are left out.
+
+    Args:
+        history: with what `READING` asks for.
+        rewards_per_round: see `Numbers`.
+
+    Raises:
+        InputError: the file lacks something, or holds what cannot be.
+    """
+    if missing := [name for name in NEEDED if name not in history.arrays]:
+        raise InputError(
+            f"{history.path}: lacks {', '.join(missing)}, which alg: Explorer learns from; collect it again"
+        )
+    sizes, n_actions = env.entry_sizes(history.observation_space), env.entry_sizes(history.action_space)
+    tasks = history.tasks
+    numbers = Numbers(tuple(sizes.tolist()), int(n_actions[0]), rewards_per_round)
+    counts = _count([_read_task(history, number, numbers) for number in range(len(tasks))])
     tries = _group_sums(numbers.pairs(counts.steps), counts.taken)
     usual = Usual.of(counts, tries)
     chances = (counts.taken + PRIOR_STEPS * usual.chances) / (tries + PRIOR_STEPS)
@@ -198,14 +208,10 @@ def learn_from(
     return known.suspecting(_unexplained(counts, numbers))
 
 
-def _read_task(path: Path, task: int, numbers: Numbers) -> tuple[np.ndarray, ...]:
-    """A task's different steps, and what `Counts` keeps of each; (U',) all."""
-    with reading(path), h5py.File(path) as file:
-        group = task_group(file, path, task)
-        missing = [str(task)] if group is None else [name for name in NEEDED if name not in group]
-        if missing:
-            raise InputError(f"{path}: lacks {', '.join(missing)}, which alg: Explorer learns from; collect it again")
-        states, actions, rewards, reached, dones = (group[name][()] for name in NEEDED)
+def _read_task(history: HistoryFile, number: int, numbers: Numbers) -> tuple[np.ndarray, ...]:
+    """The different steps of the `number`-th task, and what `Counts` keeps of each; (U',) all."""
+    n_steps = int(history.task_steps[number])
+    states, actions, rewards, reached, dones = (history.arrays[name].read(number, 0, n_steps) for name in NEEDED)
     situations = numbers.situations(numbers.observations(states), rewards_before(rewards, dones))
     taken = numbers.steps(situations, actions.astype(np.int64), numbers.observations(reached))
     steps, which, n_taken = np.unique(taken.ravel(), return_inverse=True, return_counts=True)

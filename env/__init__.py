@@ -10,5 +10,5 @@ from env.checks import config_problems, probe_tasks
 from env.darkroom import DarkroomVecEnv
 from env.families import FAMILIES, Family, list_tasks, split_tasks, task_labels
 from env.making import make_env, make_source_env, make_vec_env
-from env.making import describe_spaces, keys_read, max_episode_steps, optimal_return, spaces
+from env.making import describe_spaces, keys_read, max_episode_steps, optimal_return, optimal_returns, spaces
 from env.watching import entry_sizes

@@ -16,9 +16,9 @@ from stable_baselines3.common.preprocessing import is_image_space
 
 from config.schema import KEYS
 from env.families import FAMILIES, list_tasks, whole_family
-from env.making import find_spec, make_env, own_limit, split_wrapper
+from env.making import find_spec, make_env, own_limit, split_wrapper, told_optimum
 from env.watching import EnvironmentFault, Watched
-from files import describe_foreign_error
+from files import InputError, describe_foreign_error
 from utils import find_class
 
 SUPPORTED = (Discrete, MultiDiscrete, MultiBinary, Box)
@@ -136,7 +136,10 @@ def _made_problems(config: dict) -> list[str]:
         try:
             with make_env(config, task) as made:
                 found.append((made.observation_space, made.action_space))
+                told_optimum(made)
             needs_horizon |= name not in FAMILIES and not (config["horizon"] or own_limit(config, task))
+        except InputError as error:
+            return [f"env: '{name}': {label}: {error}"]
         except Exception as error:  # whatever a user's environment raises
             return [f"env: '{name}' cannot be made: {label}: {describe_foreign_error(error)}"]
     observations, actions = found[0]

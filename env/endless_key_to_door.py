@@ -19,6 +19,7 @@ class EndlessKeyToDoor(DarkKeyToDoor):
     """
 
     n_stages = 2  # the key is to be found, or the door
+    pays_evenly = True  # so the best return of a part of the life is known too
 
     def __init__(self, key: Cell, door: Cell, grid_size: int = 9, horizon: int = 500, render_mode: str | None = None):
         super().__init__(key, door, grid_size, horizon, render_mode)

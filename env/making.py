@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import replace
-from numbers import Integral
+from numbers import Integral, Real
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from gymnasium.spaces import Discrete
 from stable_baselines3.common.monitor import Monitor
@@ -15,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from config.schema import SOURCE, SPLIT, TASKS, names
 from env.families import FAMILIES, first_task, list_tasks
 from env.watching import Watched, entry_sizes
+from files import InputError
 
 _limits: dict[str, int | None] = {}  # of environments that had to be made to know
 
@@ -66,7 +68,34 @@ def make_source_env(config: dict, tasks: list[dict]) -> VecEnv:
 def optimal_return(config: dict, task: dict) -> float | None:
     """The best possible expected return of a task, or None where its environment has no `optimal_return`."""
     with make_env(config, task) as made:
-        return getattr(made.unwrapped, "optimal_return", None)
+        return told_optimum(made)
+
+
+def optimal_returns(config: dict, tasks: list[dict], span: int | None = None) -> np.ndarray:
+    """(tasks,) best possible expected returns, NaN where not known.
+
+    Args:
+        span: of so many steps, which is known where the environment's `pays_evenly` says that its best return grows evenly.
+    """
+    best = np.full(len(tasks), np.nan)
+    for number, task in enumerate(tasks):
+        with make_env(config, task) as made:
+            value, is_even = told_optimum(made), getattr(made.unwrapped, "pays_evenly", False)
+        if value is not None and (span is None or is_even):
+            best[number] = value * (span / max_episode_steps(config) if span else 1)
+    return best
+
+
+def told_optimum(made: gym.Env) -> float | None:
+    """An environment's own `optimal_return`; None where it has none.
+
+    Raises:
+        InputError: it is no number.
+    """
+    value = getattr(made.unwrapped, "optimal_return", None)
+    if value is not None and not isinstance(value, Real):
+        raise InputError(f"its optimal_return is {value!r}, expected a number, or None where it is not known")
+    return value
 
 
 def spaces(config: dict) -> tuple[gym.Space, gym.Space]:

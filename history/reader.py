@@ -105,7 +105,8 @@ class HistoryFile:
             while len(self.groups) >= self.n_kept:
                 self.groups.popitem(last=False)
             group, steps = self._open_group(self.file, self.tasks[number]), int(self.task_steps[number])
-            if missing := [name for name in self.names if name not in group]:
+            markers = ["compress_markers"] if self.has_markers else []
+            if missing := [name for name in (*self.names, *markers) if name not in group]:
                 raise InputError(
                     f"{self.path}:/{self.tasks[number]}: lacks the dataset {', '.join(missing)}; collect it again"
                 )

@@ -22,8 +22,8 @@ import torch
 import env
 from checkpoints import load_checkpoint
 from config.loading import complete_config, free_in_evaluation, override_config
-from evaluate import evaluate_tasks
-from files import InputError
+from evaluate import evaluate_random, evaluate_tasks
+from files import InputError, make_folder
 from model import load_model
 from model.acting import ContextActor
 from model.context.memory_acting import MemoryContext
@@ -94,30 +94,50 @@ def main() -> None:
     checkpoint = load_checkpoint(args.ckpt)
     trained_config = complete_config(checkpoint["config"], args.ckpt)
     config = override_config(trained_config, args.overrides, free_in_evaluation(), checks=(env.config_problems,))
+    tasks, held_out = env.list_tasks(config), env.split_tasks(config)["test"]
+    check(args, config, len(held_out))
+    make_folder(args.out.parent)
     model = load_model(checkpoint, config, args.ckpt)
     change(model, args)
-    tasks, held_out = env.list_tasks(config), env.split_tasks(config)["test"]
     runs = len(held_out) * args.repeats  # all at once: another task's memory has to be there
     chosen = [tasks[i] for i in held_out]
     returns = evaluate_tasks(model, chosen, args.repeats, args.episodes, seed=0, envs_at_once=runs, span=args.span)
-    optimal = np.array([env.optimal_return(config, task) for task in chosen], dtype=float)
-    if args.span:
-        optimal *= args.span / env.max_episode_steps(config)
-    scores = {"returns": returns, "tasks": held_out, "optimal": optimal}
-    np.savez_compressed(f"{args.out}.npz", **scores, random_returns=np.zeros(1), lapses=np.array(args.lapses or []))
+    scores = {
+        "returns": returns, "tasks": held_out, "optimal": env.optimal_returns(config, chosen, args.span),
+        "random_returns": evaluate_random(config, chosen, seed=0, span=args.span), "lapses": np.array(args.lapses or []),
+    }  # fmt: skip
+    np.savez_compressed(f"{args.out}.npz", **scores)
     print(f"mean return over the last 10 {'stretches' if args.span else 'episodes'} {returns[..., -10:].mean():.2f}")
+
+
+def check(args: argparse.Namespace, config: dict, n_held_out: int) -> None:
+    """Raise InputError where a control would control nothing."""
+    n_steps = args.episodes * env.max_episode_steps(config)
+    counted = n_steps // args.span if args.span else args.episodes
+    problems = {
+        f"{args.ckpt}: holds out no task": not n_held_out,
+        f"{args.ckpt}: --lapses takes random ones of Discrete actions; its actions are others": (
+            args.lapses and config["action_space"]["kind"] != "discrete"
+        ),
+        f"{args.ckpt}: its model is {config['model']}, expected AD": config["model"] != "AD",
+        f"--lapses {max(args.lapses or [0])}: expected at most {counted}, as many as are counted": (
+            args.lapses and max(args.lapses) > counted
+        ),
+        f"{args.ckpt}: its context is {config['context']}, expected memory": args.memory and config["context"] != "memory",
+        "--memory other-task: expected two held-out tasks at least": args.memory == "other-task" and n_held_out < 2,
+        f"--memory other-task: boundaries are {config['boundaries']}, expected fixed: all regions have to end together": (
+            args.memory == "other-task" and config["boundaries"] != "fixed"
+        ),
+    }  # fmt: skip
+    if wrong := [problem for problem, is_so in problems.items() if is_so]:
+        raise InputError("; ".join(wrong))
 
 
 def change(model: torch.nn.Module, args: argparse.Namespace) -> None:
     """Let the model act as the arguments ask for."""
-    config = model.config
     if args.lapses:
-        if config["action_space"]["kind"] != "discrete":
-            raise InputError(f"{args.ckpt}: --lapses takes random ones of Discrete actions; its actions are others")
         model.actor = lambda *arguments: Lapsing(model, *arguments, lapses=args.lapses, span=args.span)
         return
-    if config["context"] != "memory":
-        raise InputError(f"{args.ckpt}: its context is {config['context']}, expected memory")
     control, OtherTask.shift = CONTROLS[args.memory], args.repeats
     model.context.rolling = lambda *arguments, **more: control(arguments[0], model.context, *arguments[1:], **more)
 

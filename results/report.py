@@ -16,6 +16,7 @@ from stored import (
     LIFE,
     ROOT,
     SCORES,
+    SHOWN_WINDOWS,
     SPAN,
     STRETCH,
     WINDOWS,
@@ -72,7 +73,11 @@ def row(name: str, scores: Scores) -> list[str]:
 def main_table(compressed: Scores, standard: dict[str, Scores]) -> str:
     rows = [row("**compressed context**", compressed)]
     rows += [row(label, scores) for label, scores in with_memory().items()]
-    rows += [row(f"standard AD, {name}", scores) for name, scores in standard.items()]
+    for label in SHOWN_WINDOWS:
+        rows += [row(f"standard AD, {label}", standard[label])] if label in standard else []
+        causal = Scores(f"standard-{label.split()[0]}-causal")
+        rows += [row(f"standard AD, {label}, causal histories", causal)] if causal.n_seeds else []
+    rows.append(["source PPO at its end", "", "", "", "", f"{source('darkroom')['returns'][-1]:.2f}", "", "", ""])
     rows.append(["random policy", "", *[f"{compressed.random:.1f}"] * 3, f"{compressed.random:.2f}", "", "", ""])
     rows.append(["optimum", "", *[f"{compressed.optimal.mean():.2f}"] * 4, "1", "1", ""])
     rows += [[f"published: {name}", "", "", "", "", f"{value}", "", "", ""] for name, value in PUBLISHED]
@@ -168,6 +173,7 @@ def compare(heading: str, labels: dict[str, str], by_split: dict[str, str] | Non
 def memories() -> str:
     labels = {
         "compressed": "two regions", "compressed-causal": "two regions, causal histories",
+        **{f"standard-{name} temperature-0.6": f"plain window of {n} steps" for name, n in WINDOWS.items()},
         **{f"standard-{name}-causal": f"plain window of {n} steps, causal histories" for name, n in WINDOWS.items()}, "memory": "memory, causal histories",
         "memory-every": "memory, every third rollout", "memory-0": "memory without summaries: carried keys alone",
     }  # fmt: skip

@@ -14,6 +14,7 @@ from plots.intervals import interval
 
 SCORES = ROOT / "results" / "scores"
 WINDOWS = {"80": 80, "160": 160, "320": 320, "full": 480}  # plain windows: name in settings, and steps
+SHOWN_WINDOWS = ("160 steps", "full history (480 steps)")  # in the first table and figure
 DELAYS = (0, 50, 100, 200)  # steps of waiting, on bandits
 LAPSES = (20, 40, 60, 80)  # the first of one or four episodes, or stretches, of random actions
 STRETCH = 50  # steps

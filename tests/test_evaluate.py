@@ -15,11 +15,13 @@ from test_context import random_model
 import collect
 import env
 import evaluate
+from config.loading import load_config
 from files import InputError
 from history.format import history_path
 from history.returns import source_curve
 from model import AD
 from model.acting import told_success
+from scripts import family_paths
 from train import N_STANDARDISE
 
 
@@ -145,6 +147,25 @@ def test_returns_per_span_of_steps():
     np.testing.assert_array_equal(
         evaluate.evaluate_random(config, env.list_tasks(config), seed=0, span=4), np.ones((3, 2)) * 4
     )
+
+
+def test_spans_do_not_depend_on_who_acts_beside():
+    """Episodes of 3, 5 and 9 steps: as many spans as three of the longest have, also for those that end sooner."""
+    config = tiny_config(*COUNT)
+    model, tasks = AD(config), env.list_tasks(config)
+    for envs_at_once in (1, 2, 6):
+        returns = evaluate.evaluate_tasks(model, tasks, 2, 3, seed=0, envs_at_once=envs_at_once, span=4)
+        np.testing.assert_array_equal(returns, np.full((3, 2, 27 // 4), 4))
+
+
+def test_the_best_return_of_a_span_is_known_where_it_grows_evenly():
+    endless = load_config(family_paths("endless_key_to_door"), ["n_tasks=3"])
+    tasks = env.list_tasks(endless)
+    whole, half = (env.optimal_returns(endless, tasks, span) for span in (None, 250))
+    np.testing.assert_array_equal(half, whole / 2)
+    darkroom = tiny_config()
+    whole, half = (env.optimal_returns(darkroom, env.list_tasks(darkroom), span) for span in (None, 3))
+    assert (whole > 0).all() and np.isnan(half).all()
 
 
 def test_successes_are_counted_per_episode():

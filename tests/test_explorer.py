@@ -2,6 +2,7 @@
 
 import shutil
 
+import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
@@ -11,9 +12,19 @@ import collect
 import env
 import train
 from algorithm.explorer import Beliefs, Explorer
-from algorithm.knowledge import Knowledge, Numbers, learn_from, plan, rewards_before, terminations
+from algorithm.knowledge import (
+    READING,
+    Knowledge,
+    Numbers,
+    check_countable,
+    learn_from,
+    plan,
+    rewards_before,
+    terminations,
+)
 from files import InputError
 from history.format import history_path
+from history.reader import HistoryFile
 from history.returns import source_curve
 
 EXPLORER = ["alg=Explorer", "n_stream=6", "n_steps=12", "total_source_timesteps=5000", "explorer_noise=0"]
@@ -87,8 +98,7 @@ def test_a_cell_that_was_a_key_may_be_a_door(tmp_path):
         rewards=[1, 0, 0, 1, 0, 0],
         reached=[0, 0, 1, 2, 2, 1],
     )
-    spaces = {"kind": "discrete", "sizes": [3]}, {"kind": "discrete", "sizes": [2]}
-    known = learn_from(path, [0], *spaces, rewards_per_round=2)
+    known = learn_from(opened(path, [0]), rewards_per_round=2)
     arrivals = known.numbers.arrivals(known.steps)  # cell + 3 with the key
     assert [np.unique(arrivals[row > 0.5]).tolist() for row in known.rewards] == [[0, 5], [1, 4], [2], [3]]
     assert np.isfinite(known.prior).tolist() == [[True, True], [True, True], [True, False], [False, True]]
@@ -103,7 +113,7 @@ def test_a_task_is_met_without_knowing_it(tmp_path):
         file["2/rewards"][...] = np.array([0, 0, 1, 0])[:, None]
         file.copy("0", file, name="5")
         file["5/rewards"][...] = 0
-    known = learn_from(path, [0, 2, 5], {"kind": "discrete", "sizes": [3]}, {"kind": "discrete", "sizes": [2]})
+    known = learn_from(opened(path, [0, 2, 5]))
     reached = known.numbers.places(known.steps)
 
     def paying(known):
@@ -116,6 +126,12 @@ def test_a_task_is_met_without_knowing_it(tmp_path):
     assert paying(without.without(2))[-1] == [2] and without.without(2).tasks == ()
     assert known.without(5) is known and known.without(7) is known
     assert len(known.suspecting((np.array([], int), np.array([], int))).rewards) == len(known.rewards)
+
+
+def opened(path, tasks):
+    """Three cells, two actions."""
+    spaces = gym.spaces.Discrete(3), gym.spaces.Discrete(2)
+    return HistoryFile(path, READING | {"compress_interval": 2}, tasks, spaces=spaces)
 
 
 def history(folder, **values):
@@ -206,10 +222,20 @@ def test_another_split_is_refused(explored, capsys):
     assert "env_split_seed: 0 there, 1" in refused(lambda: collect.main(arguments(explored, "env_split_seed=1")))
 
 
+def test_a_first_pass_of_other_tasks_or_with_impossible_values_is_refused(explored, tmp_path):
+    path = history_path(tiny_config(), explored)
+    assert "horizon: 6 there, 9" in refused(lambda: collect.main([*arguments(explored, "horizon=9"), "--overwrite"]))
+    for name, value, expected in (("rewards", np.nan, "finite numbers"), ("actions", 9, "whole numbers 0 to 4")):
+        shutil.copy(path, tmp_path)
+        with h5py.File(tmp_path / path.name, "a") as file:
+            file[f"0/{name}"][3, 1] = value
+        assert expected in refused(lambda: collect.main(arguments(tmp_path)))
+
+
 def test_it_says_what_it_needs(tmp_path):
     assert "collect it first" in refused(lambda: collect.main(arguments(tmp_path)))
     spaces = {"kind": "continuous", "sizes": [3]}, {"kind": "discrete", "sizes": [2]}
-    assert "expected Discrete" in refused(lambda: learn_from(tmp_path / "any", [0], *spaces))
+    assert "expected Discrete" in refused(lambda: check_countable(*spaces))
 
 
 def refused(call) -> str:

@@ -1,15 +1,20 @@
 """The committed results: what the README and docs/ show is what the stored scores give."""
 
+import argparse
 import sys
 
 import numpy as np
+import pytest
+from conftest import tiny_config
 from test_context import random_model
 
+from files import InputError
 from model.acting import Sampling
 from plots.intervals import interval
 from utils import ROOT
 
 sys.path.insert(0, str(ROOT / "results"))
+import controls
 import report
 import stored
 from controls import Lapsing
@@ -64,3 +69,23 @@ def test_how_many_come_back_after_a_lapse():
     assert stored.after_lapses(of_doors, 1, 1) == 0.5 and stored.after_lapses(of_doors, 1, 2) == 1
     returns[0, 0, :2, 19:23] = 0
     assert stored.after_lapses(of_doors, 4, 1) == 1  # of the first two, none opens it in episodes 20 to 23
+
+
+def test_a_control_that_would_control_nothing_is_refused():
+    config = {"horizon": 6, "action_space": {"kind": "discrete"}}
+    memory = tiny_config("context=memory", "compress_interval=6") | config
+
+    def wrong(config, n_held_out=2, **arguments):
+        given = {"ckpt": "CKPT", "memory": None, "lapses": None, "span": None, "episodes": 3} | arguments
+        with pytest.raises(InputError) as found:
+            controls.check(argparse.Namespace(**given), config, n_held_out)
+        return str(found.value)
+
+    controls.check(argparse.Namespace(ckpt="C", memory="other-task", lapses=None, span=None, episodes=3), memory, 2)
+    assert "two held-out tasks" in wrong(memory, 1, memory="other-task")
+    assert "expected fixed" in wrong(memory | {"boundaries": "predicted"}, memory="other-task")
+    assert "expected at most 3" in wrong(memory, lapses=[2, 4])
+    assert "expected at most 4" in wrong(memory, lapses=[5], span=4)
+    assert "expected memory" in wrong(tiny_config(), memory="cleared")
+    assert "expected AD" in wrong(memory | {"model": "gru:GRU"}, lapses=[1])
+    assert "holds out no task" in wrong(memory, 0, lapses=[1])

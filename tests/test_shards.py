@@ -124,11 +124,15 @@ def test_a_file_that_says_its_tasks_are_alike_is_checked_when_they_are_read(tiny
     shutil.copy(history_path(config, tiny_histories), path)
     with h5py.File(path, "r+") as file:
         markers = file["5/compress_markers"][()]
-        del file["5/compress_markers"], file["6/actions"]
+        del file["5/compress_markers"], file["6/actions"], file["8/compress_markers"]
         file["5/compress_markers"] = np.roll(markers, 1)
     history = HistoryFile(path, config, list(range(9)))
     E, steps = history.n_streams, history.task_offset
-    for task, message in ((5, "5/compress_markers: .*expected a region start"), (6, "6: lacks the dataset actions")):
+    for task, message in (
+        (5, "5/compress_markers: .*expected a region start"),
+        (6, "6: lacks the dataset actions"),
+        (8, "8: lacks the dataset compress_markers"),
+    ):
         with pytest.raises(InputError, match=message):
             history.arrays["states"][steps[task : task + 1] * E]
     assert history.arrays["states"][steps[7:8] * E].shape == (1, 2)

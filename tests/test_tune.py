@@ -49,6 +49,16 @@ def test_a_search_goes_on_and_its_model_config_trains(tiny_histories, tmp_path, 
     without_number = [line.partition(":")[2] for line in both]
     assert without_number == [line.partition(":")[2] for line in trials_told(straight)]
 
+    journal = tmp_path / "two" / "trials.journal"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code": 9, "wor')  # a command was killed while it wrote
+    assert tune.main(arguments(tiny_histories, tmp_path / "two", "--trials", "5")) == 0
+    assert journal.read_bytes().startswith(whole) and b"wor{" not in journal.read_bytes()
+    journal.write_bytes(b"junk\n" + whole)
+    with pytest.raises(InputError, match="trials.journal: damaged"):
+        tune.main(arguments(tiny_histories, tmp_path / "two", "--trials", "5"))
+    journal.write_bytes(whole)
+
     with pytest.raises(InputError, match="holds a search with other settings .updates: 4 there, 5 now"):
         tune.main(arguments(tiny_histories, tmp_path / "two", "--updates", "5"))
 
@@ -84,6 +94,7 @@ def test_every_trial_has_as_many_tokens_per_update(tiny_histories, tmp_path):
         (["--standard"], "a plain window does not compress"),
         (["--set", "n_summry=2"], "did you mean 'n_summary'"),
         (["--traj-dir", "nowhere"], "no such history file"),
+        (["--updates", "3"], "--updates 3: expected 4 at least"),
     ],
 )
 def test_what_is_wrong_is_told_before_any_work(tiny_histories, tmp_path, flags, message):
