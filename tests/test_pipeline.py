@@ -242,6 +242,13 @@ def test_checkpoints_say_where_they_come_from_and_histories_must_stay(tiny_histo
         train_in(tmp_path / "run", tmp_path, "train_timesteps=30")
 
 
+def test_a_file_under_another_name_is_refused(tiny_histories, tmp_path):
+    shutil.copy(tiny_histories / HISTORY, tmp_path / HISTORY.replace("seed42", "seed7"))
+    message = "seed7.hdf5: was collected with other settings .alg_seed: 42 there, 7 in the config.; call it .*seed42"
+    with pytest.raises(InputError, match=message):
+        train_in(tmp_path / "run", tmp_path, "alg_seed=7")
+
+
 def test_settings_of_the_source_come_from_the_file(tiny_histories, tmp_path):
     """No flag repeats them; one that contradicts the file is told, with both values."""
     common = ["--traj-dir", str(tiny_histories), "--device", "cpu"]
