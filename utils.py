@@ -19,6 +19,20 @@ HIGHEST_SEED = 2**31 - 1
 LIBRARIES = ("torch", "stable_baselines3", "gymnasium", "numpy", "h5py")
 
 
+class UniqueKeys(yaml.SafeLoader):
+    """YAML in which no mapping has a key twice; PyYAML itself takes the last one and says nothing."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value} is there twice", problem_mark=key.start_mark
+                )
+            seen.add((key.tag, str(key.value)))
+        return super().construct_mapping(node, deep)
+
+
 def get_config(path: str | Path, _including: tuple[Path, ...] = ()) -> dict:
     """Read a YAML file. Its own keys override those of the files it names under `include:`.
 
@@ -36,7 +50,7 @@ def get_config(path: str | Path, _including: tuple[Path, ...] = ()) -> dict:
     if path in _including:
         raise InputError(f"{path}: includes itself, by way of {' -> '.join(str(p) for p in _including)}")
     try:
-        own = yaml.safe_load(path.read_text(encoding="utf-8"))
+        own = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as YAML: {one_line(error)}") from None
     if not isinstance(own, dict) or not all(isinstance(key, str) for key in own):

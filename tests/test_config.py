@@ -223,6 +223,7 @@ def test_standard_mode_does_not_care_about_the_interval():
         ("include: nowhere.yaml\n", "no such config file"),
         ("include: [3]\n", "expected the path of a YAML file"),
         ("include:\n", "expected the path of a YAML file"),
+        ("n_layer: 2\nn_head: 2\nn_layer: 4\n", "n_layer is there twice in .*line 3"),
     ],
 )
 def test_broken_yaml_is_refused(tmp_path, text, message):
