@@ -42,6 +42,7 @@ def draw_clock() -> None:
     settings = {
         f"plain window, {every}": {n: (f"standard-{name}", "temperature-0.6") for name, n in WINDOWS.items()},
         f"plain window, {causal}": {n: (f"standard-{name}-causal", "default") for name, n in WINDOWS.items()},
+        "plain window, explorer's histories": {480: ("explorer-480", "default")},
         f"{memory}, {every}": {40: ("memory-every", "default")},
         f"{memory}, {causal}": {40: ("memory", "default")},
     }
