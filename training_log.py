@@ -48,12 +48,12 @@ class TrainingLog:
         n_last = max(1, returns.shape[-1] // 10)
         last = returns[..., -n_last:].mean(axis=(1, 2))  # (tasks,)
         tasks = env.list_tasks(self.config)
-        optimal = [env.optimal_return(self.config, tasks[i]) for i in indices]
+        optimal = env.optimal_returns(self.config, [tasks[i] for i in indices])
         label = f"return over the last {n_last} episodes"
         values = np.full(len(tasks), np.nan)
         values[indices] = last
-        if None not in optimal and min(optimal) > 0:
-            values[indices] /= np.array(optimal)
+        if (optimal > 0).all():
+            values[indices] /= optimal
             label += ", share of the optimum"
         self.results["return_last_episodes"] = float(last.mean())
         self.writer.add_scalar("test/return_last_episodes", last.mean(), update)

@@ -77,12 +77,12 @@ def optimal_returns(config: dict, tasks: list[dict], span: int | None = None) ->
     Args:
         span: of so many steps, which is known where the environment's `pays_evenly` says that its best return grows evenly.
     """
-    best = np.full(len(tasks), np.nan)
+    best, share = np.full(len(tasks), np.nan), span / max_episode_steps(config) if span else 1
     for number, task in enumerate(tasks):
         with make_env(config, task) as made:
             value, is_even = told_optimum(made), getattr(made.unwrapped, "pays_evenly", False)
         if value is not None and (span is None or is_even):
-            best[number] = value * (span / max_episode_steps(config) if span else 1)
+            best[number] = value * share
     return best
 
 
