@@ -118,6 +118,9 @@ def config_paths(args: argparse.Namespace) -> dict[str, str]:
     paths = family_paths(args.name, getattr(args, "standard", False), args.source)
     if "algorithm" in given_paths(args) and args.source:
         raise InputError("--source and --alg-config both choose the algorithm config; give one of them")
+    if args.source and not (ROOT / paths["algorithm"]).exists():
+        names = [p.stem.partition("_")[2] for p in sorted((ROOT / "config/algorithm").glob(f"{args.source}_*.yaml"))]
+        raise InputError(f"--source {args.source}: has no settings for {args.name}, only for {', '.join(names)}")
     if "model" in given_paths(args) and getattr(args, "standard", False):
         raise InputError("--standard and --model-config both choose the model config; give one of them")
     return {section: paths[section] for section in sections} | given_paths(args)

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+import collect
 import env
 from algorithm.ucb import UCB, best
 from config.loading import load_config
 from env.bandit import Bandit
+from files import InputError
 from scripts import family_paths
 
 
@@ -69,6 +71,11 @@ def test_ucb_is_near_the_best_arm_and_learns_nothing_while_it_waits():
 def test_bounds():
     probs = best(np.array([[1, 4, 0], [1, 1, 4]]), np.array([[1.0, 4, 0], [1, 1, 5]]))
     assert probs.tolist() == [[0, 0, 1], [0.5, 0.5, 0]]
+
+
+def test_a_source_without_settings_for_a_family_is_refused():
+    with pytest.raises(InputError, match="--source ucb: has no settings for darkroom, only for bandit, delayed_bandit"):
+        collect.main(["darkroom", "--source", "ucb"])
 
 
 def test_each_bandit_has_its_own_source_and_files():
