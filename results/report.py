@@ -327,6 +327,8 @@ BANDIT_CONTEXTS = {  # end of a setting's name: its label
     "memory": "memory: 8 summaries of 2 tokens", "two-regions": "two regions of 10 steps",
     "window": "plain window of 40 steps", "full": "full history (150 steps)",
     **{f"memory-{n}-tokens": f"summaries of {n} token{'s' * (n > 1)}" for n in (1, 4, 8)},
+    "memory-1-tokens-cleared": "summaries of 1 token, cleared at every region's end",
+    "memory-1-tokens-other-task": "summaries of 1 token, those of another task",
     **{f"memory-{n}-kept": f"{n} summaries" for n in (4, 16)}, "memory-0-kept": "no summaries: carried keys alone",
     "recurrent": "recurrent: one summary of 16 tokens, rewritten by every region",
 }  # fmt: skip
