@@ -44,6 +44,11 @@ def sources() -> list[str]:
     return sorted({path.stem.partition("_")[0] for path in (ROOT / "config" / "algorithm").glob("*.yaml")})
 
 
+def has_settings(source: str, family: str) -> bool:
+    """Whether a source has a file of its own for a family."""
+    return (ROOT / f"config/algorithm/{source}_{family}.yaml").exists()
+
+
 def family_paths(name: str = DEFAULT_FAMILY, standard: bool = False, source: str | None = None) -> dict[str, str]:
     """The three config files of a family, by section; Darkroom's where it has none of its own.
 
@@ -60,10 +65,8 @@ def family_paths(name: str = DEFAULT_FAMILY, standard: bool = False, source: str
             f"NAME {name}: no such task family; there are {', '.join(families())}, and --env-config takes any YAML file"
         )
     if source is None:
-        own = [
-            other for other in (DEFAULT_SOURCE, *sources()) if (ROOT / f"config/algorithm/{other}_{name}.yaml").exists()
-        ]
-        source = own[0] if own else DEFAULT_SOURCE
+        own = (other for other in (DEFAULT_SOURCE, *sources()) if has_settings(other, name))
+        source = next(own, DEFAULT_SOURCE)
     kind = "" if standard else f"_{source}" if (ROOT / f"config/model/ad_dr_{source}.yaml").exists() else "_compressed"
     short = {DEFAULT_FAMILY: "dr"}.get(name, name)
     wanted = {
@@ -119,7 +122,7 @@ def config_paths(args: argparse.Namespace) -> dict[str, str]:
     if "algorithm" in given_paths(args) and args.source:
         raise InputError("--source and --alg-config both choose the algorithm config; give one of them")
     if args.source and not (ROOT / paths["algorithm"]).exists():
-        names = [p.stem.partition("_")[2] for p in sorted((ROOT / "config/algorithm").glob(f"{args.source}_*.yaml"))]
+        names = [name for name in families() if has_settings(args.source, name)]
         raise InputError(f"--source {args.source}: has no settings for {args.name}, only for {', '.join(names)}")
     if "model" in given_paths(args) and getattr(args, "standard", False):
         raise InputError("--standard and --model-config both choose the model config; give one of them")

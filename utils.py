@@ -24,12 +24,12 @@ class UniqueKeys(yaml.SafeLoader):
 
     def construct_mapping(self, node, deep=False):
         seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in seen:
                 raise yaml.constructor.ConstructorError(
                     problem=f"{key.value} is there twice", problem_mark=key.start_mark
                 )
-            seen.add((key.tag, str(key.value)))
+            seen.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
 
 

@@ -116,6 +116,7 @@ def check(args: argparse.Namespace, config: dict, n_held_out: int) -> None:
     counted = n_steps // args.span if args.span else args.episodes
     problems = {
         f"{args.ckpt}: holds out no task": not n_held_out,
+        f"--span {args.span}: expected at most {n_steps}, the steps of all episodes": args.span and not counted,
         f"{args.ckpt}: --lapses takes random ones of Discrete actions; its actions are others": (
             args.lapses and config["action_space"]["kind"] != "discrete"
         ),

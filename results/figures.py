@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from stored import ROOT, SHOWN_WINDOWS, WINDOWS, Scores, best_standard, source, with_memory
+from stored import ROOT, SHOWN_WINDOWS, WINDOW_LABELS, WINDOWS, Scores, best_standard, source, with_memory
 
 from config.loading import load_config
 from env import list_tasks
@@ -27,7 +27,7 @@ def draw_returns() -> None:
     compressed, standard = Scores("compressed"), best_standard()
     curves = {"compressed context": compressed.returns}
     curves |= {label.split(" (")[0].strip("*"): scores.returns for label, scores in with_memory().items()}
-    curves |= {f"standard, {name}": scores.returns for name, scores in standard.items() if name in SHOWN_WINDOWS}
+    curves |= {f"standard, {WINDOW_LABELS[name]}": standard[name].returns for name in SHOWN_WINDOWS if name in standard}
     levels = {"random policy": compressed.random, "optimum": float(compressed.optimal.mean())}
     ppo = source("darkroom")
     title = "Darkroom, held-out goals"

@@ -19,6 +19,7 @@ from stored import (
     SHOWN_WINDOWS,
     SPAN,
     STRETCH,
+    WINDOW_LABELS,
     WINDOWS,
     Scores,
     after_first_success,
@@ -29,6 +30,7 @@ from stored import (
     both_modes,
     source,
     with_interval,
+    with_lapses,
     with_memory,
 )
 
@@ -73,10 +75,10 @@ def row(name: str, scores: Scores) -> list[str]:
 def main_table(compressed: Scores, standard: dict[str, Scores]) -> str:
     rows = [row("**compressed context**", compressed)]
     rows += [row(label, scores) for label, scores in with_memory().items()]
-    for label in SHOWN_WINDOWS:
-        rows += [row(f"standard AD, {label}", standard[label])] if label in standard else []
-        causal = Scores(f"standard-{label.split()[0]}-causal")
-        rows += [row(f"standard AD, {label}, causal histories", causal)] if causal.n_seeds else []
+    for name in SHOWN_WINDOWS:
+        label, causal = f"standard AD, {WINDOW_LABELS[name]}", Scores(f"standard-{name}-causal")
+        rows += [row(label, standard[name])] if name in standard else []
+        rows += [row(f"{label}, causal histories", causal)] if causal.n_seeds else []
     rows.append(["source PPO at its end", "", "", "", "", f"{source('darkroom')['returns'][-1]:.2f}", "", "", ""])
     rows.append(["random policy", "", *[f"{compressed.random:.1f}"] * 3, f"{compressed.random:.2f}", "", "", ""])
     rows.append(["optimum", "", *[f"{compressed.optimal.mean():.2f}"] * 4, "1", "1", ""])
@@ -251,16 +253,9 @@ def gains() -> str:
 def lapses() -> str:
     """Who comes back to the door after episodes of random actions, made by results/controls.py --lapses."""
     rows = []
-    for kind, label in CONTEXTS.items():
-        one, four = (Scores(f"key-to-door-explorer{kind}-{name}") for name in ("lapsed", "lapsed-4"))
-        if one.n_seeds and four.n_seeds:
-            shares = [
-                after_lapses(one, 1, 1),
-                after_lapses(one, 1, 5),
-                after_lapses(four, 4, 1),
-                after_lapses(four, 4, 5),
-            ]
-            rows.append([label, f"{one.n_seeds}, {four.n_seeds}", *[f"{share:.2f}" for share in shares]])
+    for label, one, four in with_lapses("key-to-door-explorer", CONTEXTS):
+        shares = [after_lapses(scores, lost, n) for scores, lost in ((one, 1), (four, 4)) for n in (1, 5)]
+        rows.append([label, f"{one.n_seeds}, {four.n_seeds}", *[f"{share:.2f}" for share in shares]])
     header = [
         "seeds: after one, after four",
         "after one: the next",
@@ -310,11 +305,9 @@ def doors() -> str:
 def lost_stretches() -> str:
     """The same lives with stretches of STRETCH random steps, made by results/controls.py --lapses --span."""
     rows = []
-    for kind, label in CONTEXTS.items():
-        one, four = (Scores(f"endless-explorer{kind}-{name}") for name in ("lapsed", "lapsed-4"))
-        if one.n_seeds and four.n_seeds:
-            shares = [after_stretches(scores, lost, n) for scores, lost in ((one, 1), (four, 4)) for n in (1, 2)]
-            rows.append([label, str(min(one.n_seeds, four.n_seeds)), *map(with_interval, shares)])
+    for label, one, four in with_lapses("endless-explorer", CONTEXTS):
+        shares = [after_stretches(scores, lost, n) for scores, lost in ((one, 1), (four, 4)) for n in (1, 2)]
+        rows.append([label, str(min(one.n_seeds, four.n_seeds)), *map(with_interval, shares)])
     header = [
         f"after {lost * STRETCH} random steps: {which} {STRETCH}"
         for lost in (1, 4)
@@ -379,7 +372,7 @@ def text() -> str:
     if standard:
         best = max(standard, key=lambda name: standard[name].at(91, 100).mean())
         words = difference(compressed, standard[best])
-        parts.append(f"Compressed minus the best standard AD ({best}), episodes 91 to 100: {words}.\n")
+        parts.append(f"Compressed minus the best standard AD ({WINDOW_LABELS[best]}), episodes 91 to 100: {words}.\n")
     others = [
         row(f"split seed {split}{label}", scores)
         for split in (1, 2)

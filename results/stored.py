@@ -14,7 +14,8 @@ from plots.intervals import interval
 
 SCORES = ROOT / "results" / "scores"
 WINDOWS = {"80": 80, "160": 160, "320": 320, "full": 480}  # plain windows: name in settings, and steps
-SHOWN_WINDOWS = ("160 steps", "full history (480 steps)")  # in the first table and figure
+WINDOW_LABELS = {"80": "80 steps", "160": "160 steps", "320": "320 steps", "full": "full history (480 steps)"}
+SHOWN_WINDOWS = ("160", "full")  # in the first table and figure
 DELAYS = (0, 50, 100, 200)  # steps of waiting, on bandits
 LAPSES = (20, 40, 60, 80)  # the first of one or four episodes, or stretches, of random actions
 STRETCH = 50  # steps
@@ -87,16 +88,13 @@ def with_memory() -> dict[str, Scores]:
 
 
 def best_standard() -> dict[str, Scores]:
-    """Per window the evaluation whose temperature did best: the held-out goals choose for the baseline alone."""
+    """Per window, by its name, the evaluation whose temperature did best: the held-out goals choose for the baseline alone."""
     found = {}
-    for name, label in {
-        "standard-80": "80 steps", "standard-160": "160 steps", "standard-320": "320 steps",
-        "standard-full": "full history (480 steps)",
-    }.items():  # fmt: skip
-        options = [Scores(name, f"temperature-{t}") for t in ("0.6", "1.0")]
+    for name in WINDOWS:
+        options = [Scores(f"standard-{name}", f"temperature-{t}") for t in ("0.6", "1.0")]
         options = [scores for scores in options if scores.n_seeds]
         if options:
-            found[label] = max(options, key=lambda scores: scores.at(91, 100).mean())
+            found[name] = max(options, key=lambda scores: scores.at(91, 100).mean())
     return found
 
 
@@ -115,6 +113,19 @@ def after_misses(scores: Scores, n: int) -> float:
     for miss in range(1, n + 1):
         follows &= ~opened[:, miss : miss - n - 1]
     return float(opened[:, n + 1 :][follows].mean())
+
+
+def with_lapses(prefix: str, labels: dict[str, str]) -> list[tuple[str, Scores, Scores]]:
+    """The label of each kind of context, its scores after one random episode or stretch, and after four in a row.
+
+    Args:
+        labels: by the end of a setting's name; those that were run are taken.
+    """
+    found = [
+        (label, *(Scores(f"{prefix}{kind}-{name}") for name in ("lapsed", "lapsed-4")))
+        for kind, label in labels.items()
+    ]
+    return [(label, one, four) for label, one, four in found if one.n_seeds and four.n_seeds]
 
 
 def after_lapses(scores: Scores, n_lost: int, n: int) -> float:
