@@ -67,8 +67,9 @@ def family_paths(name: str = DEFAULT_FAMILY, standard: bool = False, source: str
     if source is None:
         own = (other for other in (DEFAULT_SOURCE, *sources()) if has_settings(other, name))
         source = next(own, DEFAULT_SOURCE)
-    kind = "" if standard else f"_{source}" if (ROOT / f"config/model/ad_dr_{source}.yaml").exists() else "_compressed"
     short = {DEFAULT_FAMILY: "dr"}.get(name, name)
+    of_source = any((ROOT / f"config/model/ad_{family}_{source}.yaml").exists() for family in (short, "dr"))
+    kind = "" if standard else f"_{source}" if of_source else "_compressed"
     wanted = {
         "env": (f"config/env/{name}.yaml",) * 2,
         "algorithm": (f"config/algorithm/{source}_{name}.yaml", f"config/algorithm/{source}_{DEFAULT_FAMILY}.yaml"),

@@ -4,13 +4,22 @@ import stable_baselines3
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from algorithm.a2c import A2CSource
+from algorithm.conditioned import Conditioned
 from algorithm.explorer import Explorer
 from algorithm.ppo import PPOSource
+from algorithm.psrl import PSRL
 from algorithm.source import Source
 from algorithm.ucb import UCB
 from utils import find_class
 
-ALGORITHM: dict[str, type[Source]] = {"PPO": PPOSource, "A2C": A2CSource, "Explorer": Explorer, "UCB": UCB}
+ALGORITHM: dict[str, type[Source]] = {
+    "PPO": PPOSource,
+    "A2C": A2CSource,
+    "Explorer": Explorer,
+    "PSRL": PSRL,
+    "Conditioned": Conditioned,
+    "UCB": UCB,
+}
 
 
 def source_class(config: dict) -> type[Source]:

@@ -43,8 +43,11 @@ class Explorer(StreamLearners):
         super().__init__(config, vec_env, seed, log_dir)
         self.recorded = getattr(vec_env, "recorded", lambda observations: observations)  # it sees what histories hold
         known = prepared.without(seed - config["alg_seed"])  # task i has seed alg_seed + i
-        self.beliefs, self.n_steps_taken = Beliefs(known, vec_env.num_envs), 0
+        self.beliefs, self.n_steps_taken = self.make_beliefs(known), 0
         self.noise, self.lapsed = self._draw_noise()
+
+    def make_beliefs(self, known: Knowledge) -> Beliefs:
+        return Beliefs(known, self.vec_env.num_envs)
 
     @staticmethod
     def prepare(config: dict, traj_dir: Path) -> Knowledge:
@@ -115,8 +118,7 @@ class Beliefs:
         stages = self.numbers.stages(self.n_paid)
         here, prior = self.evidence[self.everyone, stages], self.known.prior[:, stages].T
         weights = ELSEWHERE * self.evidence.sum(axis=1) + (1 - ELSEWHERE) * here + self.intent + prior
-        weights = np.exp(weights - weights.max(axis=1, keepdims=True))
-        return np.einsum("ek,eka->ea", weights / weights.sum(axis=1, keepdims=True), self.policies)
+        return mixture(weights, self.policies)
 
     def learn(
         self,
@@ -135,15 +137,21 @@ class Beliefs:
         """
         known = self.known
         places, seen = known.find(self.numbers.steps(self.situations, actions, self.numbers.observations(reached)))
-        misfit = (rewards[:, None] - known.rewards[:, places].T) / known.noise
-        ends = np.clip(known.ends[:, places].T, RARE, 1 - RARE)
-        fit = (
-            np.log(known.chances[:, places].T) + np.log(np.where(terminated[:, None], ends, 1 - ends)) - 0.5 * misfit**2
-        )
-        gain = np.where(seen[:, None], fit, 0)
-        self.evidence[self.everyone, self.numbers.stages(self.n_paid)] += gain
-        chosen = self.policies[self.everyone, :, actions]
-        noise = np.maximum(noise, LEAST_NOISE)[:, None]
-        self.intent += np.log((1 - noise) * chosen + noise / self.policies.shape[2])
+        fit = np.log(known.chances[:, places].T) + known.fit(places, rewards, terminated, RARE)
+        self.evidence[self.everyone, self.numbers.stages(self.n_paid)] += np.where(seen[:, None], fit, 0)
+        self.intent += log_chances(self.policies, actions, noise)
         self.intent[dones | (rewards != 0)] = 0
         self.n_paid = np.where(dones, 0, self.n_paid + (rewards != 0))
+
+
+def mixture(log_weights: np.ndarray, policies: np.ndarray) -> np.ndarray:
+    """(E, K) and (E, K, A) to the policies' mean, (E, A)."""
+    weights = np.exp(log_weights - log_weights.max(axis=1, keepdims=True))
+    return np.einsum("ek,eka->ea", weights / weights.sum(axis=1, keepdims=True), policies)
+
+
+def log_chances(policies: np.ndarray, actions: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """(E, K) log-likelihoods of (E,) actions under (E, K, A) policies, of which a share (E,) was random."""
+    chosen, noise = np.take_along_axis(policies, actions[:, None, None], axis=2)[..., 0], noise[:, None]
+    noise = np.maximum(noise, LEAST_NOISE)
+    return np.log((1 - noise) * chosen + noise / policies.shape[2])

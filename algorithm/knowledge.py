@@ -154,6 +154,15 @@ class Knowledge:
         places = np.minimum(np.searchsorted(self.steps, numbers), len(self.steps) - 1)
         return places, self.steps[places] == numbers
 
+    def fit(self, places: np.ndarray, rewards: np.ndarray, terminated: np.ndarray, rare: float) -> np.ndarray:
+        """(E, K) log-likelihoods of what steps paid and whether they ended the episode; (E,) each, steps as `find` gives them.
+
+        rare: the chance of an end where none was ever seen.
+        """
+        misfit = (rewards[:, None] - self.rewards[:, places].T) / self.noise
+        ends = np.clip(self.ends[:, places].T, rare, 1 - rare)
+        return np.log(np.where(terminated[:, None], ends, 1 - ends)) - 0.5 * misfit**2
+
 
 def check_countable(observation_space: dict, action_space: dict) -> None:
     """Raise InputError where observations or actions cannot be counted; of spaces as `env.describe_spaces` gives them."""

@@ -22,10 +22,16 @@ class StreamLearners:
         """(E, ...) observations to the distributions that are recorded, and those that are acted from, (E, A) each."""
         raise NotImplementedError
 
+    def act(self, states: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """(E, ...) observations to actions, and to what `Recorder.step` takes of the policy; by `policy` for Discrete ones."""
+        probs, drawn_from = self.policy(states)
+        drawn = (drawn_from.cumsum(axis=1) < self.rng.random((len(probs), 1))).sum(axis=1)
+        return drawn.clip(max=probs.shape[1] - 1), {"action_probs": probs}
+
     def learn(
         self, actions: np.ndarray, rewards: np.ndarray, reached: np.ndarray, dones: np.ndarray, infos: list[dict]
     ) -> None:
-        """Take what followed the states that `policy` was last asked for; (E, ...) each."""
+        """Take what followed the states that `act` was last asked for; (E, ...) each."""
         raise NotImplementedError
 
     def run(self) -> dict[str, np.ndarray]:
@@ -34,11 +40,10 @@ class StreamLearners:
         for step in range(-(-self.config["total_source_timesteps"] // (n_steps * E)) * n_steps):
             if step % n_steps == 0:
                 recorder.start_region()
-            probs, drawn_from = self.policy(states)
-            actions = (drawn_from.cumsum(axis=1) < self.rng.random((E, 1))).sum(axis=1).clip(max=probs.shape[1] - 1)
+            actions, policy = self.act(states)
             after, rewards, dones, infos = self.vec_env.step(actions)
             reached = reached_observations(after, dones, infos)
             self.learn(actions, rewards, reached, dones, infos)
-            recorder.step(states, actions, rewards, reached, dones, {"action_probs": probs})
+            recorder.step(states, actions, rewards, reached, dones, policy)
             states = after
         return recorder.history()

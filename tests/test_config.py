@@ -22,7 +22,7 @@ from config.schema import KEYS, REQUIRED
 from files import InputError
 from model import config_problems as model_problems
 from model.acting import Sampling
-from scripts import DEFAULT_CONFIG, config_paths, family_paths
+from scripts import DEFAULT_CONFIG, config_paths, family_paths, sources
 from utils import ROOT, get_config
 
 CHECKS = (env.config_problems, algorithm.config_problems, model_problems)
@@ -30,11 +30,12 @@ CHECKS = (env.config_problems, algorithm.config_problems, model_problems)
 
 def family_of(path) -> dict:
     """The three files that a shipped one belongs to, by its name; Darkroom's where it has none of its own."""
-    name = path.stem.removeprefix("ad_").removesuffix("_compressed").removesuffix("_explorer")
-    name = name.removeprefix("ppo_").removeprefix("explorer_")
+    parts = path.stem.split("_")
+    source = next((part for part in parts if part in sources()), "ppo")
+    name = "_".join(part for part in parts if part not in ("ad", "compressed", source))
     own = {
         "env": ROOT / f"config/env/{name}.yaml",
-        "algorithm": ROOT / f"config/algorithm/{'explorer' if 'explorer' in path.stem else 'ppo'}_{name}.yaml",
+        "algorithm": ROOT / f"config/algorithm/{source}_{name}.yaml",
         "model": ROOT / f"config/model/ad_{name}_compressed.yaml",
     }
     return {section: own[section] if own[section].exists() else DEFAULT_CONFIG[section] for section in own}

@@ -94,10 +94,11 @@ def test_a_bandit_goes_through_all_scripts(name, tmp_path):
         ("darkroom_hard", "explorer_darkroom_hard", "ad_darkroom_hard_explorer"),
         ("dark_key_to_door", "explorer_dark_key_to_door", "ad_dark_key_to_door_explorer"),
         ("endless_key_to_door", "explorer_endless_key_to_door", "ad_endless_key_to_door_explorer"),
+        ("frozen_lake", "psrl_frozen_lake", "ad_frozen_lake_psrl"),
     ],
 )
-def test_the_explorer_goes_through_all_scripts(name, alg, model, tmp_path):
-    """After PPO: where episodes end at the goal, where PPO sees more than the histories show, and where a life is one episode."""
+def test_a_source_that_learns_from_ppo_goes_through_all_scripts(name, alg, model, tmp_path):
+    """Where episodes end at the goal, where PPO sees more than the histories show, and where a life is one episode."""
     small = [*FAMILIES[name], "train_env_ratio=0.6"]
     files = ["--env-config", f"config/env/{name}.yaml", "--alg-config", f"config/algorithm/ppo_{name}.yaml"]
     assert collect.main([*files, "--traj-dir", str(tmp_path), *set_flags(*small, *SOURCE, *PPO)]) == 0
@@ -105,7 +106,7 @@ def test_the_explorer_goes_through_all_scripts(name, alg, model, tmp_path):
     run_scripts(tmp_path, name, alg, [model], settings, ["history_regions=2"])
     config = load_checkpoint(tmp_path / model / "ckpt-4.pt")["config"]
     assert config["histories"] == "whole" and config["learns_from"] == "PPO"
-    assert config["reached_observations"] == (name == "darkroom_hard")
+    assert config["reached_observations"] == (name in ("darkroom_hard", "frozen_lake"))
 
 
 def test_a2c_goes_through_all_scripts(tmp_path):

@@ -1,0 +1,127 @@
+"""Posterior sampling of a task's numbers: its model of rewards, its beliefs, and the scripts."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import set_flags
+
+import collect
+import env
+import evaluate
+import train
+from algorithm.conditioned import Conditioned, Prepared, RewardModel, Told, ToldPolicy, numbers_of_training_tasks
+from config.loading import load_config
+from files import InputError
+from history.format import history_path
+
+SMALL = [
+    "n_tasks=5", "env_kwargs={max_episode_steps: 20}", "train_env_ratio=0.8", "n_stream=3", "n_steps=20", "batch_size=40",
+    "n_epochs=2", "total_source_timesteps=120", "policy_timesteps=160", "net_arch=[8]",
+]  # fmt: skip
+FILES = {
+    "env": "config/env/reacher.yaml",
+    "algorithm": "config/algorithm/conditioned_reacher.yaml",
+    "model": "config/model/ad_reacher_conditioned.yaml",
+}
+
+
+def arguments(folder, *settings):
+    files = ["--env-config", FILES["env"], "--alg-config", FILES["algorithm"]]
+    return [*files, "--traj-dir", str(folder), *set_flags(*SMALL, *settings)]
+
+
+def test_the_model_of_rewards_tells_what_a_step_pays_on_each_task():
+    """Steps pay minus the distance from their first entry to the task's number."""
+    torch.manual_seed(0)
+    steps, numbers = torch.rand(20_000, 5) * 4 - 2, torch.rand(20_000, 1) * 2 - 1
+    rewards = -(steps[:, 0] - numbers[:, 0]).abs()
+    model = RewardModel(5, 1).fit(steps, numbers, rewards)
+    asked, tasks = torch.rand(50, 5) * 4 - 2, torch.linspace(-1, 1, 9)[:, None]
+    assert model.noise < 0.1
+    with torch.no_grad():
+        assert (model(asked, tasks) + (asked[:, :1] - tasks[:, 0]).abs()).abs().max() < 0.3
+
+
+class Line:
+    """Stands for a VecEnv of two streams with one observation entry and one action entry."""
+
+    def __init__(self):
+        box = env.spaces(load_config(FILES))[1]
+        self.action_space = type(box)(-1, 1, (1,), np.float32)
+        self.num_envs = 2
+
+    def seed(self, seed):
+        pass
+
+
+def test_beliefs_follow_the_rewards_and_change_policy_after_an_episode():
+    """The policy goes to the number that it is told; true numbers are -0.5 and 0.5."""
+    policy, rewards = ToldPolicy(2, 1, []), RewardModel(3, 1)
+    with torch.no_grad():
+        policy.net[0].weight.copy_(torch.tensor([[0.0, 1.0]]))
+        policy.net[0].bias.zero_()
+        policy.stds.fill_(1e-3)
+    rewards.forward = lambda steps, numbers: -(steps[:, -1:] - numbers[:, 0]).abs()
+    rewards.noise.fill_(0.05)
+    candidates = torch.linspace(-1, 1, 21)[:, None]
+    source = Conditioned({}, Line(), seed=0, prepared=Prepared(policy, rewards, candidates))
+    true, states = np.array([-0.5, 0.5]), np.zeros((2, 1))
+    for done in (False, True, True, True, True, True):
+        followed = source.followed.copy()
+        actions, policy = source.act(states)
+        assert np.abs(policy["action_means"][:, 0] - candidates[source.followed, 0].numpy()).max() < 1e-6
+        dones = np.full(2, done)
+        source.learn(actions, -np.abs(actions[:, 0] - true), actions, dones, [{}] * 2)
+        assert done or (source.followed == followed).all()
+    assert np.abs(candidates[source.followed, 0].numpy() - true).max() < 0.15
+
+
+def test_a_policy_is_told_the_numbers_also_at_an_episodes_end():
+    config = load_config(FILES, SMALL)
+    tasks, numbers = env.list_tasks(config), numbers_of_training_tasks(config)
+    assert numbers.min() == -1 and numbers.max() == 1 and numbers.shape == (4, 2)
+    streams = Told(env.make_source_env(config, [tasks[i] for i in env.split_tasks(config)["train"]]), numbers)
+    assert np.allclose(streams.reset()[:, -2:], numbers)
+    for _ in range(20):
+        after, _, dones, infos = streams.step(np.zeros((4, 2), dtype=np.float32))
+    assert dones.all() and np.allclose(after[:, -2:], numbers)
+    assert np.allclose([info["terminal_observation"][-2:] for info in infos], numbers)
+    streams.close()
+
+
+@pytest.mark.slow
+def test_it_goes_through_all_scripts(tmp_path, capsys):
+    assert collect.main(arguments(tmp_path)) == 0
+    config = load_config(FILES, SMALL)
+    path = history_path(config, tmp_path)
+    with h5py.File(path) as file:
+        assert file["0/action_means"].shape == (40, 3, 2) and "action_probs" not in file["0"]
+    assert "training one policy on 4 tasks" in capsys.readouterr().out
+    before = path.with_suffix(".policy.pt").read_bytes()
+    assert collect.main([*arguments(tmp_path), "--overwrite"]) == 0  # what was trained is kept
+    assert (
+        "training one policy" not in capsys.readouterr().out and path.with_suffix(".policy.pt").read_bytes() == before
+    )
+    run = ["--model-config", FILES["model"], "--run-dir", str(tmp_path / "run"), "--device", "cpu"]
+    small = [
+        "compress_interval=20",
+        "n_transit=40",
+        "n_embd=16",
+        "n_layer=1",
+        "train_batch_size=8",
+        "train_timesteps=2",
+    ]
+    assert train.main([*arguments(tmp_path), *run, *set_flags(*small, "eval_episodes=1", "eval_repeats=1")]) == 0
+    evaluated = ["--runs-dir", str(tmp_path / "run"), "--traj-dir", str(tmp_path), "--device", "cpu"]
+    assert evaluate.main([*evaluated, "--episodes", "2", "--repeats", "1"]) == 0
+
+
+def test_it_says_what_it_needs(tmp_path):
+    def refused(*files) -> str:
+        with pytest.raises(InputError) as found:
+            collect.main([*files, "--alg-config", FILES["algorithm"], "--traj-dir", str(tmp_path)])
+        return str(found.value)
+
+    assert "expected task_ranges in the env config" in refused("darkroom")
+    assert "expects real-valued observations and actions (Box)" in refused("cartpole")
