@@ -3,8 +3,8 @@
 Tasks of one family differ in a few numbers, such as a wanted speed. One PPO is trained on all training tasks at once and
 is told these numbers (a policy for all of them, as in universal value functions; Schaul et al. 2015). A model of rewards is fitted
 to steps on training tasks, given the numbers. A new task's numbers are not told. Each stream keeps beliefs about them, by
-how well rewards fit, draws some for each episode and follows the policy for these (posterior sampling; Osband et al.,
-arXiv:1306.0940). PPO alone would find another way to act on each task; here they are alike, and a student can see
+how well rewards fit, draws some of them and follows the policy for these (posterior sampling; Osband et al.,
+arXiv:1306.0940; drawn anew at each step, since each reward tells something). PPO alone would find another way to act on each task; here they are alike, and a student can see
 what a task changes.
 
 Letters in shapes: E streams, O observation entries, A action entries, P numbers of a task, M candidates.
@@ -12,16 +12,17 @@ Letters in shapes: E streams, O observation entries, A action entries, P numbers
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.spaces import Box
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from torch import Tensor, nn
+from tqdm import tqdm
 
 import env
 from algorithm.exploration import with_exploration_bonus
@@ -33,8 +34,14 @@ from files import InputError, write_atomically
 from history.format import history_path
 
 N_CANDIDATES = 256  # numbers that a task may have, drawn within those of the training tasks
-TRIED_EPISODES = 10  # of each training task, acting as on others: what the model of rewards is fitted to
+TRIED_STEPS = 100_000  # on training tasks, acting as on others: what the model of rewards is fitted to
 WIDTH, N_UPDATES, BATCH = 128, 3000, 1024  # of the model of rewards
+OF_STREAMS = (
+    "n_stream",
+    "total_source_timesteps",
+    "explorer_noise",
+    "explorer_lapses",
+)  # keys that do not concern the policy
 LEAST_NOISE = 0.02  # of rewards, as a share of their deviation: what the model may be wrong by
 
 
@@ -137,6 +144,10 @@ class Prepared:
 class Conditioned(StreamLearners):
     """Every stream keeps beliefs of its own.
 
+    What is recorded is the policy for numbers drawn from the beliefs of the moment. That is what it acts by, with noise;
+    in a lapse it acts by the policy for random numbers. So histories show how to go on after a mistake (as DART does,
+    arXiv:1703.09327).
+
     Args:
         config, vec_env, seed, log_dir: those of `Source`.
         prepared: what the training tasks teach.
@@ -144,18 +155,18 @@ class Conditioned(StreamLearners):
 
     def __init__(self, config: dict, vec_env: VecEnv, seed: int, log_dir: str | None = None, *, prepared: Prepared):
         super().__init__(config, vec_env, seed, log_dir)
-        self.known, n_streams = prepared, vec_env.num_envs
-        self.evidence = np.zeros((n_streams, len(prepared.candidates)))
-        self.followed = self.rng.integers(len(prepared.candidates), size=n_streams)
+        self.known, self.n_streams = prepared, vec_env.num_envs
+        self.evidence = np.zeros((vec_env.num_envs, len(prepared.candidates)))
+        self.noise, self.lapsed, self.lost = self._begin()
 
     @staticmethod
     def prepare(config: dict, traj_dir: Path) -> Prepared:
         """Train on the training tasks, or read what was trained before with the same settings; it is kept beside the histories."""
         check(config)
         path = history_path(config, traj_dir).with_suffix(".policy.pt")
-        settings, prepared = recorded_settings(config), untrained(config)
+        settings = {name: value for name, value in recorded_settings(config).items() if name not in OF_STREAMS}
+        prepared, kept = untrained(config), read(path)
         parts = {"policy": prepared.policy, "rewards": prepared.rewards}
-        kept = torch.load(path, weights_only=True) if path.is_file() else {}
         if kept.get("settings") == settings:
             for name, part in parts.items():
                 part.load_state_dict(kept[name])
@@ -168,7 +179,13 @@ class Conditioned(StreamLearners):
     @torch.no_grad()
     def act(self, states: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         self.states = flat(states)
-        return follow(self.known.policy, self.states, self.known.candidates[self.followed], self.vec_env, self.rng)
+        likely = self.evidence + self.rng.gumbel(size=self.evidence.shape)  # the largest is a draw from the posterior
+        believed = likely.argmax(axis=1)
+        means = self._means(believed)
+        acted = np.where(self.lapsed[:, None], self._means(np.where(self.lapsed, self.lost, believed)), means)
+        stds = np.broadcast_to(self.known.policy.stds.numpy(), means.shape)
+        actions = draw(acted, np.hypot(stds, self.noise), self.vec_env, self.rng)
+        return actions, {"action_means": means, "action_stds": stds}
 
     @torch.no_grad()
     def learn(
@@ -177,8 +194,27 @@ class Conditioned(StreamLearners):
         model = self.known.rewards
         expected = model(as_step(self.states, actions, flat(reached)), self.known.candidates).numpy()
         self.evidence -= 0.5 * ((rewards[:, None] - expected) / model.noise.item()) ** 2
-        likely = self.evidence + self.rng.gumbel(size=self.evidence.shape)  # the largest is a draw from the posterior
-        self.followed = np.where(dones, likely.argmax(axis=1), self.followed)
+        noise, lapsed, lost = self._begin()
+        self.noise = np.where(dones[:, None], noise, self.noise)
+        self.lapsed, self.lost = np.where(dones, lapsed, self.lapsed), np.where(dones, lost, self.lost)
+
+    def _means(self, followed: np.ndarray) -> np.ndarray:
+        return means_for(self.known, self.states, followed)
+
+    def _begin(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of an episode: (E, A) deviations of noise, and (E,) whether it is a lapse, and for which candidate it then acts."""
+        space, n = self.vec_env.action_space, self.n_streams
+        largest = self.config["explorer_noise"] * (space.high - space.low).reshape(-1) / 2
+        lapsed = self.rng.random(n) < self.config["explorer_lapses"]
+        return self.rng.random((n, 1)) * largest, lapsed, self.rng.integers(len(self.known.candidates), size=n)
+
+
+def read(path: Path) -> dict:
+    """What was trained before; {} where there is nothing that can be read."""
+    try:
+        return torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        return {}
 
 
 def check(config: dict) -> None:
@@ -216,17 +252,18 @@ def train(config: dict, prepared: Prepared) -> None:
     torch.manual_seed(config["alg_seed"])
     streams = env.make_source_env(config, [tasks[i] for i in env.split_tasks(config)["train"]])
     scaled = with_normalization(with_exploration_bonus(Told(streams, numbers), config), config)
-    print(f"training one policy on {len(numbers)} tasks for {config['policy_timesteps']:,} steps", flush=True)
+    print(f"training one policy on {len(numbers)} tasks", flush=True)
     model = PPO(
         "MlpPolicy", scaled, learning_rate=config["source_lr"], n_steps=config["n_steps"], batch_size=config["batch_size"],
         n_epochs=config["n_epochs"], gamma=config["gamma"], gae_lambda=config["gae_lambda"], clip_range=config["clip_range"],
         ent_coef=config["ent_coef"], vf_coef=config["vf_coef"], max_grad_norm=config["max_grad_norm"],
         policy_kwargs={"net_arch": list(config["net_arch"])}, seed=config["alg_seed"], device="cpu",
     )  # fmt: skip
-    model.learn(config["policy_timesteps"])
+    with tqdm(total=config["policy_timesteps"], desc="policy", unit="step", mininterval=10) as bar:
+        model.learn(config["policy_timesteps"], callback=lambda *_: bar.update(len(numbers)) or True)
     prepared.policy.take(model)
     prepared.rewards.fit(*try_out(config, streams, prepared, numbers))
-    print(f"rewards are told to {prepared.rewards.noise:.3g} in the mean", flush=True)
+    print(f"its model of rewards is off by {prepared.rewards.noise:.3g} per step", flush=True)
     streams.close()
 
 
@@ -236,8 +273,9 @@ def try_out(config: dict, streams: VecEnv, prepared: Prepared, numbers: np.ndarr
     rng = np.random.default_rng(config["alg_seed"])
     states, steps, rewards = flat(streams.reset()), [], []
     followed = rng.integers(N_CANDIDATES, size=len(numbers))
-    for _ in range(TRIED_EPISODES * env.max_episode_steps(config)):
-        actions, _ = follow(prepared.policy, states, prepared.candidates[followed], streams, rng)
+    stds = prepared.policy.stds.numpy()
+    for _ in range(max(env.max_episode_steps(config), -(-TRIED_STEPS // len(numbers)))):
+        actions = draw(means_for(prepared, states, followed), stds, streams, rng)
         after, earned, dones, infos = streams.step(actions)
         steps.append(as_step(states, actions, flat(reached_observations(after, dones, infos))))
         rewards.append(torch.as_tensor(earned, dtype=torch.float))
@@ -246,14 +284,16 @@ def try_out(config: dict, streams: VecEnv, prepared: Prepared, numbers: np.ndarr
     return torch.cat(steps), of_tasks, torch.cat(rewards)
 
 
-def follow(
-    policy: ToldPolicy, states: np.ndarray, numbers: Tensor, streams: VecEnv, rng: np.random.Generator
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Actions (E, A) in (E, O) states as on tasks of (E, P) numbers, and the Gaussians that they were drawn from."""
-    means = policy(torch.cat([torch.as_tensor(states), numbers], dim=1)).numpy()
-    stds, space = np.broadcast_to(policy.stds.numpy(), means.shape), streams.action_space
+def means_for(known: Prepared, states: np.ndarray, followed: np.ndarray) -> np.ndarray:
+    """Mean actions (E, A) in (E, O) states, as on tasks of the candidates `followed` (E,)."""
+    return known.policy(torch.cat([torch.as_tensor(states), known.candidates[followed]], dim=1)).numpy()
+
+
+def draw(means: np.ndarray, stds: np.ndarray, streams: VecEnv, rng: np.random.Generator) -> np.ndarray:
+    """(E, A) Gaussians to actions (E, ...) within their bounds."""
+    space = streams.action_space
     drawn = (means + stds * rng.standard_normal(means.shape)).reshape(-1, *space.shape)
-    return np.clip(drawn, space.low, space.high).astype(space.dtype), {"action_means": means, "action_stds": stds}
+    return np.clip(drawn, space.low, space.high).astype(space.dtype)
 
 
 def as_step(states: np.ndarray, actions: np.ndarray, reached: np.ndarray) -> Tensor:

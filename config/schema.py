@@ -88,6 +88,7 @@ SOURCE, TASKS, SPLIT = Decides.SOURCE, Decides.TASKS, Decides.SPLIT
 TRAINING, EVALUATION, LOGGING, RUNNING = Decides.TRAINING, Decides.EVALUATION, Decides.LOGGING, Decides.RUNNING
 PPO, ON_POLICY = ("alg", "PPO", "Conditioned"), ("alg", "PPO", "A2C", "Conditioned")
 EXPLORER, CONDITIONED = ("alg", "Explorer", "PSRL"), ("alg", "Conditioned")
+EXPLORING = (*EXPLORER, "Conditioned")
 WINDOW, REGIONS, MEMORY = ("context", "window"), ("context", "regions"), ("context", "memory")
 MARKED = ("context", "regions", "memory")
 
@@ -125,11 +126,11 @@ KEYS: dict[str, dict[str, Key]] = {
         "normalize": Key(bool, SOURCE, False, only=ON_POLICY),
         "vf_coef": Key(float, SOURCE, 0.5, low=0, only=ON_POLICY),
         "max_grad_norm": Key(float, SOURCE, 0.5, above=0, only=ON_POLICY),
-        "learns_from": Key(str, SOURCE, "PPO", only=(*EXPLORER, "Conditioned")),
+        "learns_from": Key(str, SOURCE, "PPO", only=EXPLORING),
         "policy_timesteps": Key(int, SOURCE, 2_000_000, low=1, only=CONDITIONED),
         "rewards_per_round": Key(int, SOURCE, None, low=1, nullable=True, only=EXPLORER),
-        "explorer_noise": Key(float, SOURCE, 0.3, low=0, high=1, only=EXPLORER),
-        "explorer_lapses": Key(float, SOURCE, 0.0, low=0, high=1, only=EXPLORER),
+        "explorer_noise": Key(float, SOURCE, 0.3, low=0, high=1, only=EXPLORING),
+        "explorer_lapses": Key(float, SOURCE, 0.0, low=0, high=1, only=EXPLORING),
         "n_process": Key(int, RUNNING, None, low=1, nullable=True),
     },
     "model": {

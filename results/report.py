@@ -35,6 +35,7 @@ from stored import (
 )
 
 EXPLORING = "temperature 1.0 while the context holds no reward"
+SOURCE_NAMES = {None: "PPO", "conditioned": "Conditioned", "psrl": "PSRL"}
 EPISODES = (10, 20, 50, 100, 500)
 PUBLISHED = [  # mean return on held-out goals of 9x9 Darkroom, horizon 20, 73/8 split, PPO, after 100 episodes
     ("DICP on AD, filtered histories (arXiv:2505.15143)", 16.5),
@@ -117,25 +118,36 @@ def family_details() -> str:
     return table(["held-out tasks", *HEADER], rows)
 
 
+CONTROL_ROWS = {  # end of a setting's name: source of its histories (None: PPO), and context
+    "compressed": (None, "two regions"),
+    "standard": (None, "standard AD"),
+    "conditioned": ("conditioned", "two regions"),
+    "psrl": ("psrl", "memory"),
+    "psrl-two-regions": ("psrl", "two regions"),
+}
+
+
 def control_table() -> str:
     """The families with 60 episodes in context; those that were run.
 
-    The way is how far the return rises from the first three episodes to the last tenth, as a share of what is missing to the source's end.
+    The way is how far the return rises to the last tenth, as a share of what is missing to the source's end: from the first
+    three episodes, and from a random policy.
     """
     rows = []
     for env, name in CONTROL.items():
-        for scores, mode in zip(both_modes(env), ("compressed", "standard AD")):
+        for kind, (source_name, context) in CONTROL_ROWS.items():
+            scores = Scores(f"{env}-{kind}")
             if not scores.n_seeds:
                 continue
-            last, end = scores.returns.shape[-1], float(source(env)["returns"][-1])
+            last, end = scores.returns.shape[-1], float(source(env, source_name)["returns"][-1])
             first, late = scores.at(1, 3), scores.at(last - last // 10 + 1, last)
-            way = (late.mean() - first.mean()) / (end - first.mean())
-            returns = [f"{first.mean():.2f}", f"{scores.at(10).mean():.2f}", with_interval(late)]
-            rows.append(
-                [f"{name}, {mode}", str(scores.n_seeds), *returns, f"{end:.2f}", f"{way:.2f}", f"{scores.random:.2f}"]
-            )
-    header = ["held-out tasks, 60 episodes", "seeds", "episodes 1 to 3", "10", "55 to 60 (95 % interval)"]
-    return table([*header, "source PPO at its end", "share of the way", "random policy"], rows)
+            ways = [f"{(late.mean() - start) / (end - start):.2f}" for start in (first.mean(), scores.random)]
+            cells = [name, SOURCE_NAMES[source_name], context, str(scores.n_seeds), f"{scores.random:.2f}"]
+            cells += [f"{first.mean():.2f}", f"{scores.at(10).mean():.2f}", with_interval(late), f"{end:.2f}", *ways]
+            rows.append(cells)
+    header = ["held-out tasks, 60 episodes", "source", "context", "seeds", "random policy", "episodes 1 to 3", "10"]
+    header += ["55 to 60 (95 % interval)", "source at its end", "share of the way from 1 to 3", "from random"]
+    return table(header, rows)
 
 
 def ablations() -> str:

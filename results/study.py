@@ -86,6 +86,16 @@ def explorer(name: str, *overrides: str, family: str = DEFAULT_FAMILY, **more) -
     return Setting(name, overrides, family, source="explorer", **more)
 
 
+def explores(family: str, source: str, kind: str = "", *overrides: str, **more) -> Setting:
+    """A family of real-valued or other libraries' environments, on the histories of a source that explores on purpose."""
+    evaluations = {"default": ("--episodes", "60", "--repeats", "8")}
+    if family == "metaworld_reach":
+        evaluations["success"] = (*evaluations["default"], "--success")
+    return Setting(
+        f"{family}-{source}{kind}", overrides, family, source=source, seeds=(0, 1, 2), evaluations=evaluations, **more
+    )
+
+
 def explorer_controls(
     family: str, prefix: str, interval: int, n_slots: int, batch_size: int, full: int | None = None, **more
 ) -> list[Setting]:
@@ -213,6 +223,11 @@ SETTINGS = [
     bandit("full", "n_transit=150", "train_batch_size=49", is_standard=True),
     *(setting for family in FAMILIES for setting in of_family(family)),
     *(setting for family in CONTROL for setting in of_family(family, episodes=60)),
+    *(explores(family, "conditioned") for family in ("reacher", "half_cheetah_vel", "metaworld_reach")),
+    explores("frozen_lake", "psrl"),
+    explores(
+        "frozen_lake", "psrl", "-two-regions", "context=regions", *UNREAD, "n_transit=100", "train_batch_size=109"
+    ),
 ]
 
 
@@ -245,12 +260,12 @@ def store_reference(path: Path, reference: Path) -> None:
     save_checkpoint(reference, {name: checkpoint[name] for name in EVALUATION_KEYS})
 
 
-def store_source(family: str) -> None:
-    """The source PPO's mean return on the held-out tasks of split seed 0, for comparison."""
-    config = load_config(family_paths(family))
+def store_source(family: str, source: str | None = None) -> None:
+    """The mean return of a source, by default PPO, on the held-out tasks of split seed 0, for comparison."""
+    config = load_config(family_paths(family, source=source))
     episodes, returns = source_curve(history_path(config, ROOT / "datasets"), split_tasks(config)["test"], config)
     SCORES.mkdir(exist_ok=True)
-    np.savez(SCORES / f"source_{family}.npz", episodes=episodes, returns=returns)
+    np.savez(SCORES / f"source_{family}{f'_{source}' if source else ''}.npz", episodes=episodes, returns=returns)
 
 
 def score_path(setting: Setting, split: int, seed: int, evaluation: str) -> Path:
@@ -280,6 +295,8 @@ def main() -> None:
     chosen = [setting for setting in SETTINGS if setting.name in (args.names or names)]
     for family in sorted({setting.family for setting in chosen}):
         store_source(family)
+    for family, source in sorted({(of.family, of.source) for of in chosen if of.source in ("conditioned", "psrl")}):
+        store_source(family, source)
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [pool.submit(run, s, split, seed, args.device) for s in chosen for split in s.splits for seed in s.seeds]
         for job in jobs:

@@ -55,7 +55,7 @@ class Line:
         pass
 
 
-def test_beliefs_follow_the_rewards_and_change_policy_after_an_episode():
+def test_beliefs_follow_the_rewards_and_a_lapse_does_not_follow_them():
     """The policy goes to the number that it is told; true numbers are -0.5 and 0.5."""
     policy, rewards = ToldPolicy(2, 1, []), RewardModel(3, 1)
     with torch.no_grad():
@@ -65,16 +65,19 @@ def test_beliefs_follow_the_rewards_and_change_policy_after_an_episode():
     rewards.forward = lambda steps, numbers: -(steps[:, -1:] - numbers[:, 0]).abs()
     rewards.noise.fill_(0.05)
     candidates = torch.linspace(-1, 1, 21)[:, None]
-    source = Conditioned({}, Line(), seed=0, prepared=Prepared(policy, rewards, candidates))
+    settings = {"explorer_noise": 0.0, "explorer_lapses": 0.0}
+    source = Conditioned(settings, Line(), seed=0, prepared=Prepared(policy, rewards, candidates))
     true, states = np.array([-0.5, 0.5]), np.zeros((2, 1))
-    for done in (False, True, True, True, True, True):
-        followed = source.followed.copy()
+    for _ in range(6):
         actions, policy = source.act(states)
-        assert np.abs(policy["action_means"][:, 0] - candidates[source.followed, 0].numpy()).max() < 1e-6
-        dones = np.full(2, done)
-        source.learn(actions, -np.abs(actions[:, 0] - true), actions, dones, [{}] * 2)
-        assert done or (source.followed == followed).all()
-    assert np.abs(candidates[source.followed, 0].numpy() - true).max() < 0.15
+        assert np.abs(policy["action_means"] - actions).max() < 0.01
+        source.learn(actions, -np.abs(actions[:, 0] - true), actions, np.zeros(2, dtype=bool), [{}] * 2)
+    assert np.abs(source.act(states)[1]["action_means"][:, 0] - true).max() < 0.15
+    source.config["explorer_lapses"] = 1.0
+    source.learn(actions, -np.abs(actions[:, 0] - true), actions, np.ones(2, dtype=bool), [{}] * 2)
+    acted = np.stack([source.act(states)[0][:, 0] for _ in range(3)])
+    assert np.abs(acted - candidates[source.lost, 0].numpy()).max() < 0.01  # the same one all the time
+    assert np.abs(source.act(states)[1]["action_means"][:, 0] - true).max() < 0.15  # what it believes is recorded
 
 
 def test_a_policy_is_told_the_numbers_also_at_an_episodes_end():

@@ -199,7 +199,7 @@ def test_all_problems_are_listed_at_once(tmp_path):
         (["alg=SAC"], "alg: SAC is off-policy"),
         (
             ["alg=A2C"],
-            "batch_size: A2C does not read it, only PPO does; leave it out(.|\\n)*n_epochs: A2C.*\\n.*clip_range: A2C",
+            "batch_size: A2C does not read it, only PPO and Conditioned do; leave it out(.|\\n)*n_epochs: A2C.*\\n.*clip_range: A2C",
         ),
         (["lr=.nan"], "lr: nan: expected a finite number"),
         (["exploring_patience=1.0"], "exploring_patience 1.0 says when exploring_temperature applies, which is null"),
