@@ -10,7 +10,8 @@ import collect
 import env
 import evaluate
 import train
-from algorithm.conditioned import Conditioned, Prepared, RewardModel, Told, ToldPolicy, numbers_of_training_tasks
+from algorithm.conditioned import Conditioned
+from algorithm.told import Prepared, RewardModel, Told, ToldPolicy, numbers_of_training_tasks
 from config.loading import load_config
 from files import InputError
 from history.format import history_path

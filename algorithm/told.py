@@ -1,0 +1,203 @@
+"""One policy for all training tasks, which is told the numbers that tasks differ in, and a model of what steps pay.
+
+The numbers are those of `task_ranges`, such as a wanted speed. One PPO is trained on all training tasks at once, and sees them
+beside its observations (a universal policy; Schaul et al. 2015, "Universal value function approximators"). The model of rewards is
+fitted to steps on training tasks that were acted as on other ones, so that it knows what a wrong guess pays.
+
+Letters in shapes: E streams, O observation entries, A action entries, P numbers of a task, M candidates, N steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import env
+from algorithm.exploration import with_exploration_bonus
+from algorithm.normalization import with_normalization
+from algorithm.source import reached_observations
+
+N_CANDIDATES = 256  # numbers that a task may have, drawn within those of the training tasks
+TRIED_STEPS = 100_000  # on training tasks, acting as on others: what the model of rewards is fitted to
+WIDTH, N_UPDATES, BATCH = 128, 3000, 1024  # of the model of rewards
+LEAST_NOISE = 0.02  # of rewards, as a share of their deviation: what the model may be wrong by
+
+
+class Told(VecEnvWrapper):
+    """Observations with a task's `numbers` (E, P) behind them."""
+
+    def __init__(self, venv: VecEnv, numbers: np.ndarray):
+        n_entries = int(np.prod(venv.observation_space.shape)) + numbers.shape[1]
+        super().__init__(venv, Box(-np.inf, np.inf, (n_entries,), np.float32))
+        self.numbers = numbers.astype(np.float32)
+
+    def reset(self) -> np.ndarray:
+        return self._told(self.venv.reset())
+
+    def step_wait(self):
+        observations, rewards, dones, infos = self.venv.step_wait()
+        reached = self._told(reached_observations(observations, dones, infos))
+        for stream in np.flatnonzero(dones):
+            infos[stream]["terminal_observation"] = reached[stream]
+        return self._told(observations), rewards, dones, infos
+
+    def _told(self, observations: np.ndarray) -> np.ndarray:
+        return np.concatenate([flat(observations), self.numbers], axis=1)
+
+
+class ToldPolicy(nn.Module):
+    """(E, O + P) observations with a task's numbers to the means of actions, (E, A); `stds` (A,) are the same everywhere."""
+
+    def __init__(self, n_inputs: int, n_actions: int, widths: list[int]):
+        super().__init__()
+        sizes = [n_inputs, *widths]
+        layers = [part for one, other in zip(sizes, sizes[1:]) for part in (nn.Linear(one, other), nn.Tanh())]
+        self.net = nn.Sequential(*layers, nn.Linear(sizes[-1], n_actions))
+        for name, value in {"mean": 0.0, "std": 1.0}.items():
+            self.register_buffer(name, torch.full((n_inputs,), value))
+        self.register_buffer("stds", torch.ones(n_actions))
+        self.register_buffer("most", torch.tensor(torch.inf))  # scaled inputs are clipped there, as VecNormalize does
+
+    @torch.no_grad()
+    def take(self, model: PPO) -> ToldPolicy:
+        """Take over what SB3 trained."""
+        policy, scaled = model.policy, model.get_env()
+        self.net.load_state_dict(nn.Sequential(*policy.mlp_extractor.policy_net, policy.action_net).state_dict())
+        if isinstance(scaled, VecNormalize):
+            self.mean.copy_(torch.as_tensor(scaled.obs_rms.mean))
+            self.std.copy_(torch.as_tensor(np.sqrt(scaled.obs_rms.var + scaled.epsilon)))
+            self.most.fill_(scaled.clip_obs)
+        self.stds.copy_(policy.log_std.exp())
+        return self
+
+    def forward(self, told: Tensor) -> Tensor:
+        return self.net(((told - self.mean) / self.std).clamp(-self.most, self.most))
+
+
+class RewardModel(nn.Module):
+    """What steps pay: (E, 2 O + A) observation, action and reached observation, and (M, P) numbers, to (E, M)."""
+
+    def __init__(self, n_inputs: int, n_numbers: int):
+        super().__init__()
+        self.of_steps, self.of_tasks = nn.Linear(n_inputs, WIDTH), nn.Linear(n_numbers, WIDTH, bias=False)
+        self.rest = nn.Sequential(nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Linear(WIDTH, 1))
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.ones(n_inputs))
+        for name in ("reward_mean", "reward_std", "noise"):
+            self.register_buffer(name, torch.ones(()))
+
+    def forward(self, steps: Tensor, numbers: Tensor) -> Tensor:
+        hidden = self.of_steps((steps - self.mean) / self.std)[:, None] + self.of_tasks(numbers)
+        return self.reward_mean + self.reward_std * self.rest(hidden)[..., 0]
+
+    def fit(self, steps: Tensor, numbers: Tensor, rewards: Tensor) -> RewardModel:
+        """Fit to N steps (N, 2 O + A), the numbers of their tasks (N, P) and what they paid (N,)."""
+        self.mean, self.std = steps.mean(0), steps.std(0).clamp(min=1e-6)
+        self.reward_mean, self.reward_std = rewards.mean(), rewards.std().clamp(min=1e-6)
+        optimizer = torch.optim.Adam(self.parameters(), lr=3e-3)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, N_UPDATES)
+        for _ in range(N_UPDATES):
+            batch = torch.randint(len(steps), (BATCH,))
+            loss = ((self(steps[batch], numbers[batch, None])[:, 0] - rewards[batch]) / self.reward_std).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        with torch.no_grad():
+            some = torch.randint(len(steps), (10_000,))
+            missed = self(steps[some], numbers[some, None])[:, 0] - rewards[some]
+            self.noise = missed.square().mean().sqrt().clamp(min=LEAST_NOISE * float(self.reward_std))
+        return self
+
+
+@dataclass
+class Prepared:
+    """What the training tasks teach. candidates: (M, P) numbers that a task may have."""
+
+    policy: ToldPolicy
+    rewards: RewardModel
+    candidates: Tensor
+
+
+def untrained(config: dict) -> Prepared:
+    n_observed, n_actions = (int(np.prod(space.shape)) for space in env.spaces(config))
+    n_numbers = len(config["task_ranges"])
+    policy = ToldPolicy(n_observed + n_numbers, n_actions, config["net_arch"])
+    candidates = np.random.default_rng(config["alg_seed"]).uniform(-1, 1, (N_CANDIDATES, n_numbers))
+    rewards = RewardModel(2 * n_observed + n_actions, n_numbers)
+    return Prepared(policy, rewards, torch.as_tensor(candidates, dtype=torch.float))
+
+
+def numbers_of_training_tasks(config: dict) -> np.ndarray:
+    """(tasks, P) what tells the training tasks apart, scaled so that all lie within -1 and 1."""
+    tasks = env.list_tasks(config)
+    numbers = np.array([[tasks[i][name] for name in config["task_ranges"]] for i in env.split_tasks(config)["train"]])
+    low, high = numbers.min(axis=0), numbers.max(axis=0)
+    return 2 * (numbers - low) / np.maximum(high - low, 1e-9) - 1
+
+
+def train(config: dict, prepared: Prepared) -> None:
+    """Train the policy with PPO on all training tasks at once, each in a stream of its own; then fit the model of rewards."""
+    tasks, numbers = env.list_tasks(config), numbers_of_training_tasks(config)
+    torch.manual_seed(config["alg_seed"])
+    streams = env.make_source_env(config, [tasks[i] for i in env.split_tasks(config)["train"]])
+    scaled = with_normalization(with_exploration_bonus(Told(streams, numbers), config), config)
+    print(f"training one policy on {len(numbers)} tasks", flush=True)
+    model = PPO(
+        "MlpPolicy", scaled, learning_rate=config["source_lr"], n_steps=config["n_steps"], batch_size=config["batch_size"],
+        n_epochs=config["n_epochs"], gamma=config["gamma"], gae_lambda=config["gae_lambda"], clip_range=config["clip_range"],
+        ent_coef=config["ent_coef"], vf_coef=config["vf_coef"], max_grad_norm=config["max_grad_norm"],
+        policy_kwargs={"net_arch": list(config["net_arch"])}, seed=config["alg_seed"], device="cpu",
+    )  # fmt: skip
+    with tqdm(total=config["policy_timesteps"], desc="policy", unit="step", mininterval=10) as bar:
+        model.learn(config["policy_timesteps"], callback=lambda *_: bar.update(len(numbers)) or True)
+    prepared.policy.take(model)
+    prepared.rewards.fit(*try_out(config, streams, prepared, numbers))
+    print(f"its model of rewards is off by {prepared.rewards.noise:.3g} per step", flush=True)
+    streams.close()
+
+
+@torch.no_grad()
+def try_out(config: dict, streams: VecEnv, prepared: Prepared, numbers: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    """Steps on the training tasks, acted as the policy would on other ones; the arguments of `RewardModel.fit`."""
+    rng = np.random.default_rng(config["alg_seed"])
+    states, steps, rewards = flat(streams.reset()), [], []
+    followed = rng.integers(N_CANDIDATES, size=len(numbers))
+    stds = prepared.policy.stds.numpy()
+    for _ in range(max(env.max_episode_steps(config), -(-TRIED_STEPS // len(numbers)))):
+        actions = draw(means_for(prepared, states, followed), stds, streams, rng)
+        after, earned, dones, infos = streams.step(actions)
+        steps.append(as_step(states, actions, flat(reached_observations(after, dones, infos))))
+        rewards.append(torch.as_tensor(earned, dtype=torch.float))
+        states, followed = flat(after), np.where(dones, rng.integers(N_CANDIDATES, size=len(numbers)), followed)
+    of_tasks = torch.as_tensor(numbers, dtype=torch.float).repeat(len(steps), 1)
+    return torch.cat(steps), of_tasks, torch.cat(rewards)
+
+
+def means_for(known: Prepared, states: np.ndarray, followed: np.ndarray) -> np.ndarray:
+    """Mean actions (E, A) in (E, O) states, as on tasks of the candidates `followed` (E,)."""
+    return known.policy(torch.cat([torch.as_tensor(states), known.candidates[followed]], dim=1)).numpy()
+
+
+def draw(means: np.ndarray, stds: np.ndarray, streams: VecEnv, rng: np.random.Generator) -> np.ndarray:
+    """(E, A) Gaussians to actions (E, ...) within their bounds."""
+    space = streams.action_space
+    drawn = (means + stds * rng.standard_normal(means.shape)).reshape(-1, *space.shape)
+    return np.clip(drawn, space.low, space.high).astype(space.dtype)
+
+
+def as_step(states: np.ndarray, actions: np.ndarray, reached: np.ndarray) -> Tensor:
+    """(E, O), (E, ...) and (E, O) to (E, 2 O + A)."""
+    return torch.as_tensor(np.concatenate([states, flat(actions), reached], axis=1))
+
+
+def flat(values: np.ndarray) -> np.ndarray:
+    """(E, ...) to (E, entries) of float32."""
+    return values.reshape(len(values), -1).astype(np.float32)
