@@ -68,9 +68,9 @@ def with_interval(values: np.ndarray) -> str:
     return f"{values.mean():.2f} ({low:.2f} to {high:.2f})"
 
 
-def source(env: str, name: str | None = None) -> dict[str, np.ndarray]:
-    """`episodes` (P,) and mean `returns` (P,) of the source, PPO or the one named, on the held-out tasks."""
-    return np.load(SCORES / f"source_{env}{f'_{name}' if name else ''}.npz")
+def source(env: str) -> dict[str, np.ndarray]:
+    """`episodes` (P,) and mean `returns` (P,) of the source on the held-out tasks."""
+    return np.load(SCORES / f"source_{env}.npz")
 
 
 def both_modes(env: str) -> tuple[Scores, Scores]:

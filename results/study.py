@@ -44,6 +44,7 @@ BOUNDARIES = {
 LONG = ("--episodes", "500", "--repeats", "4")
 ONE_LIFE = {"default": ("--episodes", "1", "--set", f"horizon={LIFE}", "--span", f"{SPAN}")}
 UNREAD = ("memory_regions=8", "varied_room=1.0")  # memory's keys go back to their defaults
+LIVES = ("histories=whole", "mix_streams=false", "region_stride=1")  # where every stream is a learner
 EXPLORING = {"exploring-1.0": ("--set", "exploring_temperature=1.0")}
 
 
@@ -224,6 +225,9 @@ SETTINGS = [
     *(setting for family in FAMILIES for setting in of_family(family)),
     *(setting for family in CONTROL for setting in of_family(family, episodes=60)),
     *(explores(family, "conditioned") for family in ("reacher", "half_cheetah_vel", "metaworld_reach")),
+    explores(
+        "reacher", "conditioned", "-standard", *LIVES, "train_timesteps=2000", "temperature=0.3", is_standard=True
+    ),
     explores("frozen_lake", "psrl"),
     explores(
         "frozen_lake", "psrl", "-two-regions", "context=regions", *UNREAD, "n_transit=100", "train_batch_size=109"
@@ -260,12 +264,12 @@ def store_reference(path: Path, reference: Path) -> None:
     save_checkpoint(reference, {name: checkpoint[name] for name in EVALUATION_KEYS})
 
 
-def store_source(family: str, source: str | None = None) -> None:
-    """The mean return of a source, by default PPO, on the held-out tasks of split seed 0, for comparison."""
-    config = load_config(family_paths(family, source=source))
+def store_source(family: str) -> None:
+    """The source PPO's mean return on the held-out tasks of split seed 0, for comparison."""
+    config = load_config(family_paths(family))
     episodes, returns = source_curve(history_path(config, ROOT / "datasets"), split_tasks(config)["test"], config)
     SCORES.mkdir(exist_ok=True)
-    np.savez(SCORES / f"source_{family}{f'_{source}' if source else ''}.npz", episodes=episodes, returns=returns)
+    np.savez(SCORES / f"source_{family}.npz", episodes=episodes, returns=returns)
 
 
 def score_path(setting: Setting, split: int, seed: int, evaluation: str) -> Path:
@@ -295,8 +299,6 @@ def main() -> None:
     chosen = [setting for setting in SETTINGS if setting.name in (args.names or names)]
     for family in sorted({setting.family for setting in chosen}):
         store_source(family)
-    for family, source in sorted({(of.family, of.source) for of in chosen if of.source in ("conditioned", "psrl")}):
-        store_source(family, source)
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [pool.submit(run, s, split, seed, args.device) for s in chosen for split in s.splits for seed in s.seeds]
         for job in jobs:
