@@ -128,6 +128,11 @@ CONTROL_ROWS = {  # end of a setting's name: source of its histories (None: PPO)
 }
 
 
+def end_of_ppo(env: str) -> float:
+    """The mean return of PPO's last rollouts on the held-out tasks; NaN where it was not run."""
+    return float(source(env)["returns"][-1]) if (SCORES / f"source_{env}.npz").exists() else np.nan
+
+
 def control_table() -> str:
     """The families with 60 episodes in context; those that were run.
 
@@ -140,11 +145,13 @@ def control_table() -> str:
             scores = Scores(f"{env}-{kind}")
             if not scores.n_seeds:
                 continue
-            last, end = scores.returns.shape[-1], float(source(env)["returns"][-1])
+            last, end = scores.returns.shape[-1], end_of_ppo(env)
             first, late = scores.at(1, 3), scores.at(last - last // 10 + 1, last)
-            ways = [f"{(late.mean() - start) / (end - start):.2f}" for start in (first.mean(), scores.random)]
+            starts = (first.mean(), scores.random)
+            ways = [(late.mean() - start) / (end - start) if start < end else np.nan for start in starts]
             cells = [name, SOURCE_NAMES[source_name], context, str(scores.n_seeds), f"{scores.random:.2f}"]
-            cells += [f"{first.mean():.2f}", f"{scores.at(10).mean():.2f}", with_interval(late), f"{end:.2f}", *ways]
+            cells += [f"{first.mean():.2f}", f"{scores.at(10).mean():.2f}", with_interval(late)]
+            cells += ["" if np.isnan(value) else f"{value:.2f}" for value in (end, *ways)]
             rows.append(cells)
     header = ["held-out tasks, 60 episodes", "source", "context", "seeds", "random policy", "episodes 1 to 3", "10"]
     header += ["55 to 60 (95 % interval)", "PPO at its end", "share of the way from 1 to 3", "from random"]

@@ -266,10 +266,13 @@ def store_reference(path: Path, reference: Path) -> None:
 
 def store_source(family: str) -> None:
     """The source PPO's mean return on the held-out tasks of split seed 0, for comparison."""
-    config = load_config(family_paths(family))
-    episodes, returns = source_curve(history_path(config, ROOT / "datasets"), split_tasks(config)["test"], config)
+    config, stored = load_config(family_paths(family)), SCORES / f"source_{family}.npz"
+    path = history_path(config, ROOT / "datasets")
+    if stored.exists() and not path.is_file():
+        return  # a setting with another source may need no file of PPO
+    episodes, returns = source_curve(path, split_tasks(config)["test"], config)
     SCORES.mkdir(exist_ok=True)
-    np.savez(SCORES / f"source_{family}.npz", episodes=episodes, returns=returns)
+    np.savez(stored, episodes=episodes, returns=returns)
 
 
 def score_path(setting: Setting, split: int, seed: int, evaluation: str) -> Path:
