@@ -57,7 +57,7 @@ class Explorer(StreamLearners):
         check_countable(**spaces)
         if not path.is_file():
             raise InputError(
-                f"{path}: not found; alg: Explorer follows policies that it holds, so collect it first, with the same "
+                f"{path}: not found; alg: {config['alg']} learns from it, so collect it first, with the same "
                 f"env and an algorithm config of alg: {config['learns_from']}"
             )
         reading = READING | {"compress_interval": config["n_steps"]}

@@ -168,10 +168,12 @@ def check_countable(observation_space: dict, action_space: dict) -> None:
     """Raise InputError where observations or actions cannot be counted; of spaces as `env.describe_spaces` gives them."""
     sizes = tuple(observation_space["sizes"])
     if observation_space["kind"] != "discrete" or action_space["kind"] != "discrete":
-        raise InputError("alg: Explorer counts observations and actions: expected Discrete ones; use PPO or A2C here")
+        raise InputError(
+            "alg: Explorer and PSRL count observations and actions: expected Discrete ones; use PPO, A2C or Conditioned"
+        )
     if np.prod(sizes, dtype=float) > MOST_OBSERVATIONS:
         raise InputError(
-            f"alg: Explorer counts observations: expected at most {MOST_OBSERVATIONS} different ones, got {sizes}; "
+            f"alg: Explorer and PSRL count observations: expected at most {MOST_OBSERVATIONS} different ones, got {sizes}; "
             "use PPO or A2C here"
         )
 
@@ -188,7 +190,7 @@ def learn_from(history: HistoryFile, rewards_per_round: int | None = None) -> Kn
     """
     if missing := [name for name in NEEDED if name not in history.arrays]:
         raise InputError(
-            f"{history.path}: lacks {', '.join(missing)}, which alg: Explorer learns from; collect it again"
+            f"{history.path}: lacks {', '.join(missing)}, which a source that explores learns from; collect it again"
         )
     sizes, n_actions = env.entry_sizes(history.observation_space), env.entry_sizes(history.action_space)
     tasks = history.tasks
