@@ -228,11 +228,16 @@ def _check_section(section: Section) -> None:
             section.problems.append(f"{section.path}: {name}: {value!r}: {found}")
 
 
+def _listed(names: list[str], last: str) -> str:
+    """Names as in a sentence: a, b and c; `last` is the word before the last one."""
+    return f" {last} ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+
+
 def _unread(name: str, key: Key, values: dict) -> str:
     chooser, *wanted = key.only
     return (
-        f"{name}: {values.get(chooser)} does not read it, only {' and '.join(wanted)} {'do' if wanted[1:] else 'does'}; "
-        f"leave it out, or use a config with {chooser}: {' or '.join(wanted)}"
+        f"{name}: {values.get(chooser)} does not read it, only {_listed(wanted, 'and')} {'do' if wanted[1:] else 'does'}; "
+        f"leave it out, or use a config with {chooser}: {_listed(wanted, 'or')}"
     )
 
 

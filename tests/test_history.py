@@ -395,7 +395,7 @@ def test_a_scripted_source_is_collected(scripted, tmp_path):
 def test_a_sources_own_settings_are_checked_and_compared(scripted):
     with pytest.raises(InputError, match="certainty: 2: expected at most 1|certainty: 2.0: expected at most 1"):
         collect.main(scripted("Walk", "certainty: 2"))
-    with pytest.raises(InputError, match="gamma: scripted:Walk does not read it, only PPO and A2C do"):
+    with pytest.raises(InputError, match="gamma: scripted:Walk does not read it, only PPO, A2C and Conditioned do"):
         collect.main(scripted("Walk", "gamma: 0.5"))
     with pytest.raises(InputError, match="NoSource has no method run"):
         collect.main(scripted("NoSource"))
