@@ -135,13 +135,21 @@ class Beliefs:
             reached: (E, entries). terminated: where an episode ended for another reason than its length.
             noise: the chance that the action was a random one.
         """
-        known = self.known
-        places, seen = known.find(self.numbers.steps(self.situations, actions, self.numbers.observations(reached)))
-        fit = np.log(known.chances[:, places].T) + known.fit(places, rewards, terminated, RARE)
-        self.evidence[self.everyone, self.numbers.stages(self.n_paid)] += np.where(seen[:, None], fit, 0)
+        reached = self.numbers.observations(reached)
+        steps, seen = self.known.find(self.numbers.steps(self.situations, actions, reached))
         self.intent += log_chances(self.policies, actions, noise)
-        self.intent[dones | (rewards != 0)] = 0
+        self._weigh(steps, seen, rewards, terminated)
         self.n_paid = np.where(dones, 0, self.n_paid + (rewards != 0))
+        self._begin_anew(np.flatnonzero(dones | (rewards != 0)))
+
+    def _weigh(self, steps: np.ndarray, seen: np.ndarray, rewards: np.ndarray, terminated: np.ndarray) -> None:
+        """Take what steps tell of the hypotheses; (E,) each, `steps` and `seen` as `Knowledge.find` gives them."""
+        fit = np.log(self.known.chances[:, steps].T) + self.known.fit(steps, rewards, terminated, RARE)
+        self.evidence[self.everyone, self.numbers.stages(self.n_paid)] += np.where(seen[:, None], fit, 0)
+
+    def _begin_anew(self, streams: np.ndarray) -> None:
+        """After an episode's end or a reward some streams may follow another hypothesis."""
+        self.intent[streams] = 0
 
 
 def mixture(log_weights: np.ndarray, policies: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from algorithm.explorer import Beliefs, Explorer, log_chances, mixture
+from algorithm.explorer import Beliefs, Explorer, mixture
 from algorithm.knowledge import Knowledge, plan
 
 RARE = 0.001  # chance of an episode's end where none was ever seen; one fall has to tell a hole
@@ -46,7 +46,7 @@ class PlaceBeliefs(Beliefs):
         self.n_paid = np.zeros(n_streams, dtype=np.int64)  # rewards of the episode so far
         self.arrivals = self.numbers.arrivals(known.steps)
         self.prior = np.where(known_arrivals(known), 0, UNKNOWN)  # (X, K)
-        self._draw(self.everyone)
+        self._begin_anew(self.everyone)
 
     def predict(self, states: np.ndarray) -> np.ndarray:
         """(E, entries) observations to the mixture of the models' policies, (E, A)."""
@@ -54,27 +54,15 @@ class PlaceBeliefs(Beliefs):
         self.policies = self.plans[self.everyone, :, self.situations]  # (E, N, A)
         return mixture(self.intent, self.policies)
 
-    def learn(
-        self,
-        actions: np.ndarray,
-        rewards: np.ndarray,
-        reached: np.ndarray,
-        dones: np.ndarray,
-        terminated: np.ndarray,
-        noise: np.ndarray,
-    ) -> None:
-        """Take what followed; the arguments are those of `Beliefs.learn`. Models are drawn anew after an end or a reward."""
-        steps, seen = self.known.find(self.numbers.steps(self.situations, actions, self.numbers.observations(reached)))
+    def _weigh(self, steps: np.ndarray, seen: np.ndarray, rewards: np.ndarray, terminated: np.ndarray) -> None:
         arrivals = self.arrivals[steps]
         fit = self.known.fit(steps, rewards, terminated, RARE)[:, : len(self.known.tasks)]
         fit = np.where(seen[:, None], fit, 0)
         self.evidence[self.everyone, arrivals] += fit
         held = self.drawn[self.everyone, :, arrivals]  # (E, N)
-        self.intent += log_chances(self.policies, actions, noise) + np.take_along_axis(fit, held, axis=1)
-        self.n_paid = np.where(dones, 0, self.n_paid + (rewards != 0))
-        self._draw(np.flatnonzero(dones | (rewards != 0)))
+        self.intent += np.take_along_axis(fit, held, axis=1)
 
-    def _draw(self, streams: np.ndarray) -> None:
+    def _begin_anew(self, streams: np.ndarray) -> None:
         """Draw models for some streams, and plan in them."""
         if not len(streams):
             return

@@ -41,7 +41,7 @@ def test_it_learns_a_task_with_the_holes_of_two():
         beliefs.learn(np.array([action]), np.zeros(1), np.array([[action + 1]]), end, end, NONE)
     for _ in range(20):
         assert at_start()[2] > 0.8
-        beliefs._draw(np.array([0]))
+        beliefs._begin_anew(np.array([0]))
     assert beliefs.evidence[0, 1].argmax() == 0 and beliefs.evidence[0, 2].argmax() == 1
 
 
