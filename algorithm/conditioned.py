@@ -69,8 +69,10 @@ class Conditioned(StreamLearners):
         self.states = flat(states)
         likely = self.evidence + self.rng.gumbel(size=self.evidence.shape)  # the largest is a draw from the posterior
         believed = likely.argmax(axis=1)
-        means = self._means(believed)
-        acted = np.where(self.lapsed[:, None], self._means(np.where(self.lapsed, self.lost, believed)), means)
+        means, acted = (
+            means_for(self.known, self.states, followed)
+            for followed in (believed, np.where(self.lapsed, self.lost, believed))
+        )
         stds = np.broadcast_to(self.known.policy.stds.numpy(), means.shape)
         actions = draw(acted, np.hypot(stds, self.noise), self.vec_env, self.rng)
         return actions, {"action_means": means, "action_stds": stds}
@@ -85,9 +87,6 @@ class Conditioned(StreamLearners):
         noise, lapsed, lost = self._begin()
         self.noise = np.where(dones[:, None], noise, self.noise)
         self.lapsed, self.lost = np.where(dones, lapsed, self.lapsed), np.where(dones, lost, self.lost)
-
-    def _means(self, followed: np.ndarray) -> np.ndarray:
-        return means_for(self.known, self.states, followed)
 
     def _begin(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of an episode: (E, A) deviations of noise, and (E,) whether it is a lapse, and for which candidate it then acts."""

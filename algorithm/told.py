@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import env
-from algorithm.exploration import with_exploration_bonus
-from algorithm.normalization import with_normalization
+from algorithm.ppo import PPOSource
 from algorithm.source import reached_observations
 
 N_CANDIDATES = 256  # numbers that a task may have, drawn within those of the training tasks
@@ -129,6 +128,7 @@ class Prepared:
 def untrained(config: dict) -> Prepared:
     n_observed, n_actions = (int(np.prod(space.shape)) for space in env.spaces(config))
     n_numbers = len(config["task_ranges"])
+    torch.manual_seed(config["alg_seed"])
     policy = ToldPolicy(n_observed + n_numbers, n_actions, config["net_arch"])
     candidates = np.random.default_rng(config["alg_seed"]).uniform(-1, 1, (N_CANDIDATES, n_numbers))
     rewards = RewardModel(2 * n_observed + n_actions, n_numbers)
@@ -146,16 +146,9 @@ def numbers_of_training_tasks(config: dict) -> np.ndarray:
 def train(config: dict, prepared: Prepared) -> None:
     """Train the policy with PPO on all training tasks at once, each in a stream of its own; then fit the model of rewards."""
     tasks, numbers = env.list_tasks(config), numbers_of_training_tasks(config)
-    torch.manual_seed(config["alg_seed"])
     streams = env.make_source_env(config, [tasks[i] for i in env.split_tasks(config)["train"]])
-    scaled = with_normalization(with_exploration_bonus(Told(streams, numbers), config), config)
     print(f"training one policy on {len(numbers)} tasks", flush=True)
-    model = PPO(
-        "MlpPolicy", scaled, learning_rate=config["source_lr"], n_steps=config["n_steps"], batch_size=config["batch_size"],
-        n_epochs=config["n_epochs"], gamma=config["gamma"], gae_lambda=config["gae_lambda"], clip_range=config["clip_range"],
-        ent_coef=config["ent_coef"], vf_coef=config["vf_coef"], max_grad_norm=config["max_grad_norm"],
-        policy_kwargs={"net_arch": list(config["net_arch"])}, seed=config["alg_seed"], device="cpu",
-    )  # fmt: skip
+    model = PPOSource(config, Told(streams, numbers), config["alg_seed"])
     with tqdm(total=config["policy_timesteps"], desc="policy", unit="step", mininterval=10) as bar:
         model.learn(config["policy_timesteps"], callback=lambda *_: bar.update(len(numbers)) or True)
     prepared.policy.take(model)

@@ -11,7 +11,7 @@ import env
 import evaluate
 import train
 from algorithm.conditioned import Conditioned
-from algorithm.told import Prepared, RewardModel, Told, ToldPolicy, numbers_of_training_tasks
+from algorithm.told import Prepared, RewardModel, Told, ToldPolicy, numbers_of_training_tasks, untrained
 from config.loading import load_config
 from files import InputError
 from history.format import history_path
@@ -42,6 +42,11 @@ def test_the_model_of_rewards_tells_what_a_step_pays_on_each_task():
     assert model.noise < 0.1
     with torch.no_grad():
         assert (model(asked, tasks) + (asked[:, :1] - tasks[:, 0]).abs()).abs().max() < 0.3
+
+
+def test_the_same_seed_begins_with_the_same_weights():
+    first, second = (untrained(load_config(FILES, SMALL)).rewards.state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 class Line:
