@@ -1,9 +1,9 @@
 """A source that explores on purpose where observations and actions are real-valued: it samples what the task may be.
 
-It holds one policy for all training tasks, which is told the numbers that tasks differ in, and a model of what steps pay
-(algorithm/told.py). A new task's numbers are not told. Each stream keeps beliefs about them, by how well rewards fit, draws some of
-them and follows the policy for these (posterior sampling; Osband et al., arXiv:1306.0940; drawn anew at each step, since each
-reward tells something). PPO alone would find another way to act on each task. Here they are alike, and a student can see
+It holds one policy for all training tasks, which is told the numbers that tasks differ in, and models of what steps pay and where they
+lead (algorithm/told.py). A new task's numbers are not told. Each stream keeps beliefs about them, by how well what it sees fits,
+draws some of them and follows the policy for these (posterior sampling; Osband et al., arXiv:1306.0940; drawn anew at each step,
+since each step tells something). PPO alone would find another way to act on each task. Here they are alike, and a student can see
 what a task changes.
 
 Letters in shapes: E streams, O observation entries, A action entries, M candidates.
@@ -54,8 +54,8 @@ class Conditioned(StreamLearners):
         path = history_path(config, traj_dir).with_suffix(".policy.pt")
         settings = {name: value for name, value in recorded_settings(config).items() if name not in OF_STREAMS}
         prepared, kept = untrained(config), read(path)
-        parts = {"policy": prepared.policy, "rewards": prepared.rewards}
-        if kept.get("settings") == settings:
+        parts = {"policy": prepared.policy, "rewards": prepared.rewards, "moves": prepared.moves}
+        if kept.get("settings") == settings and parts.keys() <= kept.keys():
             for name, part in parts.items():
                 part.load_state_dict(kept[name])
             return prepared
@@ -81,9 +81,8 @@ class Conditioned(StreamLearners):
     def learn(
         self, actions: np.ndarray, rewards: np.ndarray, reached: np.ndarray, dones: np.ndarray, infos: list[dict]
     ) -> None:
-        model = self.known.rewards
-        expected = model(as_step(self.states, actions, flat(reached)), self.known.candidates).numpy()
-        self.evidence -= 0.5 * ((rewards[:, None] - expected) / model.noise.item()) ** 2
+        steps = as_step(self.states, actions, flat(reached))
+        self.evidence += self.known.log_likelihood(steps, torch.as_tensor(rewards, dtype=torch.float)).numpy()
         noise, lapsed, lost = self._begin()
         self.noise = np.where(dones[:, None], noise, self.noise)
         self.lapsed, self.lost = np.where(dones, lapsed, self.lapsed), np.where(dones, lost, self.lost)

@@ -1,10 +1,12 @@
-"""One policy for all training tasks, which is told the numbers that tasks differ in, and a model of what steps pay.
+"""One policy for all training tasks, which is told the numbers that tasks differ in, and models of what steps bring.
 
 The numbers are those of `task_ranges`, such as a wanted speed. One PPO is trained on all training tasks at once, and sees them
-beside its observations (a universal policy; Schaul et al. 2015, "Universal value function approximators"). The model of rewards is
-fitted to steps on training tasks that were acted as on other ones, so that it knows what a wrong guess pays.
+beside its observations (a universal policy; Schaul et al. 2015, "Universal value function approximators"). The models of what a
+step pays and where it leads are fitted to steps on training tasks that were acted as on other ones, so that they know what a wrong
+guess brings.
 
-Letters in shapes: E streams, O observation entries, A action entries, P numbers of a task, M candidates, N steps.
+Letters in shapes: E streams, O observation entries, A action entries, P numbers of a task, M candidates, N steps, I inputs and Y
+outputs of a model.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ from algorithm.ppo import PPOSource
 from algorithm.source import reached_observations
 
 N_CANDIDATES = 256  # numbers that a task may have, drawn within those of the training tasks
-TRIED_STEPS = 100_000  # on training tasks, acting as on others: what the model of rewards is fitted to
-WIDTH, N_UPDATES, BATCH = 128, 3000, 1024  # of the model of rewards
-LEAST_NOISE = 0.02  # of rewards, as a share of their deviation: what the model may be wrong by
+TRIED_STEPS = 100_000  # on training tasks, acting as on others: what the models are fitted to
+WIDTH, N_UPDATES, BATCH = 128, 3000, 1024  # of each model
+LEAST_NOISE = 0.02  # of rewards and moves, as a share of their deviation: what a model may be wrong by
+CLEARLY = 1.05  # so many times as wrong is a model with the numbers of other tasks, where these tell anything
 
 
 class Told(VecEnvWrapper):
@@ -80,40 +83,58 @@ class ToldPolicy(nn.Module):
         return self.net(((told - self.mean) / self.std).clamp(-self.most, self.most))
 
 
-class RewardModel(nn.Module):
-    """What steps pay: (E, 2 O + A) observation, action and reached observation, and (M, P) numbers, to (E, M)."""
+class TaskModel(nn.Module):
+    """What steps bring on each task: (E, I) inputs and (M, P) numbers of tasks to (E, M, Y).
 
-    def __init__(self, n_inputs: int, n_numbers: int):
+    Attributes:
+        noise: (Y,) what it is wrong by. tells: (Y,) 1 where it is clearly more wrong with the numbers of other tasks, else 0.
+    """
+
+    def __init__(self, n_inputs: int, n_numbers: int, n_outputs: int):
         super().__init__()
         self.of_steps, self.of_tasks = nn.Linear(n_inputs, WIDTH), nn.Linear(n_numbers, WIDTH, bias=False)
-        self.rest = nn.Sequential(nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Linear(WIDTH, 1))
+        self.rest = nn.Sequential(nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Linear(WIDTH, n_outputs))
         for name in ("mean", "std"):
             self.register_buffer(name, torch.ones(n_inputs))
-        for name in ("reward_mean", "reward_std", "noise"):
-            self.register_buffer(name, torch.ones(()))
+        for name in ("output_mean", "output_std", "noise", "tells"):
+            self.register_buffer(name, torch.ones(n_outputs))
 
-    def forward(self, steps: Tensor, numbers: Tensor) -> Tensor:
-        hidden = self.of_steps((steps - self.mean) / self.std)[:, None] + self.of_tasks(numbers)
-        return self.reward_mean + self.reward_std * self.rest(hidden)[..., 0]
+    def forward(self, inputs: Tensor, numbers: Tensor) -> Tensor:
+        hidden = self.of_steps((inputs - self.mean) / self.std)[:, None] + self.of_tasks(numbers)
+        return self.output_mean + self.output_std * self.rest(hidden)
 
-    def fit(self, steps: Tensor, numbers: Tensor, rewards: Tensor) -> RewardModel:
-        """Fit to N steps (N, 2 O + A), the numbers of their tasks (N, P) and what they paid (N,)."""
-        self.mean, self.std = steps.mean(0), steps.std(0).clamp(min=1e-6)
-        self.reward_mean, self.reward_std = rewards.mean(), rewards.std().clamp(min=1e-6)
+    def log_likelihood(self, inputs: Tensor, outputs: Tensor, numbers: Tensor) -> Tensor:
+        """(E, I) inputs and what followed (E, Y), to (E, M): how well each of (M, P) numbers explains it."""
+        if not self.tells.any():
+            return torch.zeros(len(inputs), len(numbers))
+        misfit = (outputs[:, None] - self(inputs, numbers)) / self.noise
+        return -0.5 * (self.tells * misfit.square()).sum(dim=-1)
+
+    def fit(self, inputs: Tensor, outputs: Tensor, numbers: Tensor) -> TaskModel:
+        """Fit to N steps (N, I), what followed (N, Y), and the numbers of their tasks (N, P)."""
+        self.mean, self.std = inputs.mean(0), inputs.std(0).clamp(min=1e-6)
+        self.output_mean, self.output_std = outputs.mean(0), outputs.std(0).clamp(min=1e-6)
         optimizer = torch.optim.Adam(self.parameters(), lr=3e-3)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, N_UPDATES)
         for _ in range(N_UPDATES):
-            batch = torch.randint(len(steps), (BATCH,))
-            loss = ((self(steps[batch], numbers[batch, None])[:, 0] - rewards[batch]) / self.reward_std).square().mean()
+            batch = torch.randint(len(inputs), (BATCH,))
+            missed = self(inputs[batch], numbers[batch, None])[:, 0] - outputs[batch]
+            loss = (missed / self.output_std).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-        with torch.no_grad():
-            some = torch.randint(len(steps), (10_000,))
-            missed = self(steps[some], numbers[some, None])[:, 0] - rewards[some]
-            self.noise = missed.square().mean().sqrt().clamp(min=LEAST_NOISE * float(self.reward_std))
+        some = torch.randint(len(inputs), (10_000,))
+        missed = self._missed(inputs[some], outputs[some], numbers[some])
+        with_others = self._missed(inputs[some], outputs[some], numbers[some[torch.randperm(len(some))]])
+        self.noise = torch.maximum(missed, LEAST_NOISE * self.output_std)
+        self.tells = (with_others > CLEARLY * self.noise).float()
         return self
+
+    @torch.no_grad()
+    def _missed(self, inputs: Tensor, outputs: Tensor, numbers: Tensor) -> Tensor:
+        """(Y,) root mean square of what the model is wrong by."""
+        return (self(inputs, numbers[:, None])[:, 0] - outputs).square().mean(0).sqrt()
 
 
 @dataclass
@@ -121,8 +142,25 @@ class Prepared:
     """What the training tasks teach. candidates: (M, P) numbers that a task may have."""
 
     policy: ToldPolicy
-    rewards: RewardModel
+    rewards: TaskModel
+    moves: TaskModel
     candidates: Tensor
+
+    def log_likelihood(self, steps: Tensor, rewards: Tensor) -> Tensor:
+        """(E, 2 O + A) steps and (E,) what they paid, to (E, M): how well each candidate explains it, and where they led."""
+        paid = self.rewards.log_likelihood(steps, rewards[:, None], self.candidates)
+        return paid + self.moves.log_likelihood(*as_move(steps, len(self.moves.noise)), self.candidates)
+
+    def fit(self, steps: Tensor, rewards: Tensor, numbers: Tensor) -> None:
+        """Fit both models to N steps (N, 2 O + A), what they paid (N,) and the numbers of their tasks (N, P)."""
+        self.rewards.fit(steps, rewards[:, None], numbers)
+        self.moves.fit(*as_move(steps, len(self.moves.noise)), numbers)
+        print(f"its model of rewards is off by {self.rewards.noise.item():.3g} per step", flush=True)
+        if not self.rewards.tells.any() and not self.moves.tells.any():
+            print(
+                "warning: neither rewards nor moves tell training tasks apart, so beliefs stay as wide as they begin",
+                flush=True,
+            )
 
 
 def untrained(config: dict) -> Prepared:
@@ -131,8 +169,12 @@ def untrained(config: dict) -> Prepared:
     torch.manual_seed(config["alg_seed"])
     policy = ToldPolicy(n_observed + n_numbers, n_actions, config["net_arch"])
     candidates = np.random.default_rng(config["alg_seed"]).uniform(-1, 1, (N_CANDIDATES, n_numbers))
-    rewards = RewardModel(2 * n_observed + n_actions, n_numbers)
-    return Prepared(policy, rewards, torch.as_tensor(candidates, dtype=torch.float))
+    return Prepared(
+        policy,
+        rewards=TaskModel(2 * n_observed + n_actions, n_numbers, n_outputs=1),
+        moves=TaskModel(n_observed + n_actions, n_numbers, n_outputs=n_observed),
+        candidates=torch.as_tensor(candidates, dtype=torch.float),
+    )
 
 
 def numbers_of_training_tasks(config: dict) -> np.ndarray:
@@ -144,7 +186,7 @@ def numbers_of_training_tasks(config: dict) -> np.ndarray:
 
 
 def train(config: dict, prepared: Prepared) -> None:
-    """Train the policy with PPO on all training tasks at once, each in a stream of its own; then fit the model of rewards."""
+    """Train the policy with PPO on all training tasks at once, each in a stream of its own; then fit the models."""
     tasks, numbers = env.list_tasks(config), numbers_of_training_tasks(config)
     streams = env.make_source_env(config, [tasks[i] for i in env.split_tasks(config)["train"]])
     print(f"training one policy on {len(numbers)} tasks", flush=True)
@@ -152,14 +194,13 @@ def train(config: dict, prepared: Prepared) -> None:
     with tqdm(total=config["policy_timesteps"], desc="policy", unit="step", mininterval=10) as bar:
         model.learn(config["policy_timesteps"], callback=lambda *_: bar.update(len(numbers)) or True)
     prepared.policy.take(model)
-    prepared.rewards.fit(*try_out(config, streams, prepared, numbers))
-    print(f"its model of rewards is off by {prepared.rewards.noise:.3g} per step", flush=True)
+    prepared.fit(*try_out(config, streams, prepared, numbers))
     streams.close()
 
 
 @torch.no_grad()
 def try_out(config: dict, streams: VecEnv, prepared: Prepared, numbers: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """Steps on the training tasks, acted as the policy would on other ones; the arguments of `RewardModel.fit`."""
+    """Steps on the training tasks, acted as the policy would on other ones; the arguments of `Prepared.fit`."""
     rng = np.random.default_rng(config["alg_seed"])
     states, steps, rewards = flat(streams.reset()), [], []
     followed = rng.integers(N_CANDIDATES, size=len(numbers))
@@ -171,7 +212,7 @@ def try_out(config: dict, streams: VecEnv, prepared: Prepared, numbers: np.ndarr
         rewards.append(torch.as_tensor(earned, dtype=torch.float))
         states, followed = flat(after), np.where(dones, rng.integers(N_CANDIDATES, size=len(numbers)), followed)
     of_tasks = torch.as_tensor(numbers, dtype=torch.float).repeat(len(steps), 1)
-    return torch.cat(steps), of_tasks, torch.cat(rewards)
+    return torch.cat(steps), torch.cat(rewards), of_tasks
 
 
 def means_for(known: Prepared, states: np.ndarray, followed: np.ndarray) -> np.ndarray:
@@ -189,6 +230,11 @@ def draw(means: np.ndarray, stds: np.ndarray, streams: VecEnv, rng: np.random.Ge
 def as_step(states: np.ndarray, actions: np.ndarray, reached: np.ndarray) -> Tensor:
     """(E, O), (E, ...) and (E, O) to (E, 2 O + A)."""
     return torch.as_tensor(np.concatenate([states, flat(actions), reached], axis=1))
+
+
+def as_move(steps: Tensor, n_observed: int) -> tuple[Tensor, Tensor]:
+    """(E, 2 O + A) steps to (E, O + A) what they were taken from and how, and (E, O) by how much observations changed."""
+    return steps[:, :-n_observed], steps[:, -n_observed:] - steps[:, :n_observed]
 
 
 def flat(values: np.ndarray) -> np.ndarray:

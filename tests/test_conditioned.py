@@ -1,4 +1,4 @@
-"""Posterior sampling of a task's numbers: its model of rewards, its beliefs, and the scripts."""
+"""Posterior sampling of a task's numbers: its models, its beliefs, and the scripts."""
 
 import h5py
 import numpy as np
@@ -11,7 +11,7 @@ import env
 import evaluate
 import train
 from algorithm.conditioned import Conditioned
-from algorithm.told import Prepared, RewardModel, Told, ToldPolicy, numbers_of_training_tasks, untrained
+from algorithm.told import Prepared, TaskModel, Told, ToldPolicy, numbers_of_training_tasks, untrained
 from config.loading import load_config
 from files import InputError
 from history.format import history_path
@@ -32,21 +32,49 @@ def arguments(folder, *settings):
     return [*files, "--traj-dir", str(folder), *set_flags(*SMALL, *settings)]
 
 
-def test_the_model_of_rewards_tells_what_a_step_pays_on_each_task():
-    """Steps pay minus the distance from their first entry to the task's number."""
+def test_a_model_tells_what_a_step_brings_on_each_task():
+    """The first output is minus the distance from the first entry to the task's number; the second is the same on all tasks."""
     torch.manual_seed(0)
     steps, numbers = torch.rand(20_000, 5) * 4 - 2, torch.rand(20_000, 1) * 2 - 1
-    rewards = -(steps[:, 0] - numbers[:, 0]).abs()
-    model = RewardModel(5, 1).fit(steps, numbers, rewards)
+    outputs = torch.stack([-(steps[:, 0] - numbers[:, 0]).abs(), steps[:, 1] + 0.1 * torch.randn(20_000)], dim=1)
+    model = TaskModel(5, 1, 2).fit(steps, outputs, numbers)
     asked, tasks = torch.rand(50, 5) * 4 - 2, torch.linspace(-1, 1, 9)[:, None]
-    assert model.noise < 0.1
+    true = -(asked[:, :1] - tasks[:, 0]).abs()
     with torch.no_grad():
-        assert (model(asked, tasks) + (asked[:, :1] - tasks[:, 0]).abs()).abs().max() < 0.3
+        assert (model(asked, tasks)[..., 0] - true).abs().max() < 0.3
+        seen = torch.stack(
+            [true[:, 2], torch.full((50,), 9.0)], dim=1
+        )  # of the third task; the second output tells nothing
+        assert (model.log_likelihood(asked, seen, tasks).sum(0).argmax()) == 2
+    assert model.noise[0] < 0.1 and 0.08 < model.noise[1] < 0.12 and model.tells.tolist() == [1, 0]
+
+
+def test_beliefs_follow_where_steps_lead_where_rewards_are_alike():
+    """Each step adds the task's number to the first of two entries, and pays the same everywhere."""
+    torch.manual_seed(0)
+    numbers, states, actions = torch.rand(20_000, 1) * 2 - 1, torch.randn(20_000, 2), torch.randn(20_000, 1)
+    steps = torch.cat([states, actions, states + torch.cat([numbers, actions], dim=1)], dim=1)
+    candidates = torch.linspace(-1, 1, 5)[:, None]
+    known = Prepared(ToldPolicy(3, 1, []), TaskModel(5, 1, 1), TaskModel(3, 1, 2), candidates)
+    known.fit(steps, -states[:, 0].abs(), numbers)
+    assert known.moves.tells.tolist() == [1, 0]
+    some = (numbers[:, 0] - 0.5).abs() < 0.02
+    with torch.no_grad():
+        likely = known.log_likelihood(steps[some], -states[some, 0].abs())
+    assert (likely.argmax(dim=1) == 3).all() and likely.shape == (some.sum(), 5)
+
+
+def test_it_warns_where_nothing_tells_tasks_apart(capsys):
+    torch.manual_seed(0)
+    steps, numbers = torch.randn(20_000, 5), torch.rand(20_000, 1)
+    Prepared(ToldPolicy(3, 1, []), TaskModel(5, 1, 1), TaskModel(3, 1, 2), numbers[:4]).fit(steps, steps[:, 0], numbers)
+    assert "neither rewards nor moves tell training tasks apart" in capsys.readouterr().out
 
 
 def test_the_same_seed_begins_with_the_same_weights():
-    first, second = (untrained(load_config(FILES, SMALL)).rewards.state_dict() for _ in range(2))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    first, second = (untrained(load_config(FILES, SMALL)) for _ in range(2))
+    for one, other in ((first.rewards, second.rewards), (first.moves, second.moves)):
+        assert all(torch.equal(one.state_dict()[name], other.state_dict()[name]) for name in one.state_dict())
 
 
 class Line:
@@ -63,16 +91,17 @@ class Line:
 
 def test_beliefs_follow_the_rewards_and_a_lapse_does_not_follow_them():
     """The policy goes to the number that it is told; true numbers are -0.5 and 0.5."""
-    policy, rewards = ToldPolicy(2, 1, []), RewardModel(3, 1)
+    policy, rewards, moves = ToldPolicy(2, 1, []), TaskModel(3, 1, 1), TaskModel(2, 1, 1)
     with torch.no_grad():
         policy.net[0].weight.copy_(torch.tensor([[0.0, 1.0]]))
         policy.net[0].bias.zero_()
         policy.stds.fill_(1e-3)
-    rewards.forward = lambda steps, numbers: -(steps[:, -1:] - numbers[:, 0]).abs()
+    rewards.forward = lambda steps, numbers: -(steps[:, -1:] - numbers[:, 0]).abs()[..., None]
     rewards.noise.fill_(0.05)
+    moves.tells.fill_(0)
     candidates = torch.linspace(-1, 1, 21)[:, None]
     settings = {"explorer_noise": 0.0, "explorer_lapses": 0.0}
-    source = Conditioned(settings, Line(), seed=0, prepared=Prepared(policy, rewards, candidates))
+    source = Conditioned(settings, Line(), seed=0, prepared=Prepared(policy, rewards, moves, candidates))
     true, states = np.array([-0.5, 0.5]), np.zeros((2, 1))
     for _ in range(6):
         actions, policy = source.act(states)
