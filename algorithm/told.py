@@ -29,6 +29,7 @@ N_CANDIDATES = 256  # numbers that a task may have, drawn within those of the tr
 TRIED_STEPS = 100_000  # on training tasks, acting as on others: what the models are fitted to
 WIDTH, N_UPDATES, BATCH = 128, 3000, 1024  # of each model
 LEAST_NOISE = 0.02  # of rewards and moves, as a share of their deviation: what a model may be wrong by
+LEAST_STD = 1e-6  # what deviates by less is constant
 CLEARLY = 1.05  # so many times as wrong is a model with the numbers of other tasks, where these tell anything
 
 
@@ -112,8 +113,8 @@ class TaskModel(nn.Module):
 
     def fit(self, inputs: Tensor, outputs: Tensor, numbers: Tensor) -> TaskModel:
         """Fit to N steps (N, I), what followed (N, Y), and the numbers of their tasks (N, P)."""
-        self.mean, self.std = inputs.mean(0), inputs.std(0).clamp(min=1e-6)
-        self.output_mean, self.output_std = outputs.mean(0), outputs.std(0).clamp(min=1e-6)
+        self.mean, self.std = inputs.mean(0), inputs.std(0).clamp(min=LEAST_STD)
+        self.output_mean, self.output_std = outputs.mean(0), outputs.std(0).clamp(min=LEAST_STD)
         optimizer = torch.optim.Adam(self.parameters(), lr=3e-3)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, N_UPDATES)
         for _ in range(N_UPDATES):
@@ -128,7 +129,7 @@ class TaskModel(nn.Module):
         missed = self._missed(inputs[some], outputs[some], numbers[some])
         with_others = self._missed(inputs[some], outputs[some], numbers[some[torch.randperm(len(some))]])
         self.noise = torch.maximum(missed, LEAST_NOISE * self.output_std)
-        self.tells = (with_others > CLEARLY * self.noise).float()
+        self.tells = ((with_others > CLEARLY * self.noise) & (self.output_std > LEAST_STD)).float()
         return self
 
     @torch.no_grad()

@@ -133,6 +133,17 @@ def end_of_ppo(env: str) -> float:
     return float(source(env)["returns"][-1]) if (SCORES / f"source_{env}.npz").exists() else np.nan
 
 
+def control_row(scores: Scores, source_name: str | None, context: str, end: float) -> list[str]:
+    """`end`: the mean return of PPO at its end, NaN where there is none."""
+    last = scores.returns.shape[-1]
+    first, late = scores.at(1, 3), scores.at(last - last // 10 + 1, last)
+    starts = (first.mean(), scores.random)
+    ways = [(late.mean() - start) / (end - start) if start < end else np.nan for start in starts]
+    cells = [SOURCE_NAMES[source_name], context, str(scores.n_seeds), f"{scores.random:.2f}"]
+    cells += [f"{first.mean():.2f}", f"{scores.at(10).mean():.2f}", with_interval(late)]
+    return cells + ["" if np.isnan(value) else f"{value:.2f}" for value in (end, *ways)]
+
+
 def control_table() -> str:
     """The families with 60 episodes in context; those that were run.
 
@@ -141,18 +152,12 @@ def control_table() -> str:
     """
     rows = []
     for env, name in CONTROL.items():
-        for kind, (source_name, context) in CONTROL_ROWS.items():
-            scores = Scores(f"{env}-{kind}")
-            if not scores.n_seeds:
-                continue
-            last, end = scores.returns.shape[-1], end_of_ppo(env)
-            first, late = scores.at(1, 3), scores.at(last - last // 10 + 1, last)
-            starts = (first.mean(), scores.random)
-            ways = [(late.mean() - start) / (end - start) if start < end else np.nan for start in starts]
-            cells = [name, SOURCE_NAMES[source_name], context, str(scores.n_seeds), f"{scores.random:.2f}"]
-            cells += [f"{first.mean():.2f}", f"{scores.at(10).mean():.2f}", with_interval(late)]
-            cells += ["" if np.isnan(value) else f"{value:.2f}" for value in (end, *ways)]
-            rows.append(cells)
+        for kind, labels in CONTROL_ROWS.items():
+            for evaluation, counted in {"default": "", "success": ", success"}.items():
+                scores = Scores(f"{env}-{kind}", evaluation)
+                if scores.n_seeds:
+                    end = np.nan if counted else end_of_ppo(env)
+                    rows.append([name + counted, *control_row(scores, *labels, end)])
     header = ["held-out tasks, 60 episodes", "source", "context", "seeds", "random policy", "episodes 1 to 3", "10"]
     header += ["55 to 60 (95 % interval)", "PPO at its end", "share of the way from 1 to 3", "from random"]
     return table(header, rows)

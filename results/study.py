@@ -49,7 +49,7 @@ CONDITIONED = {  # family: what standard AD's config needs besides to be trained
     "pendulum": (),
     "reacher": ("train_timesteps=2000", "temperature=0.3"),
     "half_cheetah_vel": ("train_timesteps=1200", "temperature=0.3"),
-    "metaworld_reach": ("train_timesteps=1200", "temperature=0.3"),
+    "metaworld_reach": ("train_timesteps=3600", "temperature=1.0"),
 }
 EXPLORING = {"exploring-1.0": ("--set", "exploring_temperature=1.0")}
 
@@ -97,7 +97,7 @@ def explores(
     family: str, source: str, kind: str = "", *overrides: str, seeds: tuple[int, ...] = (0, 1, 2), **more
 ) -> Setting:
     """A family of real-valued or other libraries' environments, on the histories of a source that explores on purpose."""
-    evaluations = {"default": ("--episodes", "60", "--repeats", "8")}
+    evaluations = {"default": ("--episodes", "60", "--repeats", "4" if family == "metaworld_reach" else "8")}
     if family == "metaworld_reach":
         evaluations["success"] = (*evaluations["default"], "--success")
     return Setting(

@@ -33,20 +33,19 @@ def arguments(folder, *settings):
 
 
 def test_a_model_tells_what_a_step_brings_on_each_task():
-    """The first output is minus the distance from the first entry to the task's number; the second is the same on all tasks."""
+    """The first output is minus the distance from the first entry to the task's number; the others are the same on all tasks."""
     torch.manual_seed(0)
     steps, numbers = torch.rand(20_000, 5) * 4 - 2, torch.rand(20_000, 1) * 2 - 1
-    outputs = torch.stack([-(steps[:, 0] - numbers[:, 0]).abs(), steps[:, 1] + 0.1 * torch.randn(20_000)], dim=1)
-    model = TaskModel(5, 1, 2).fit(steps, outputs, numbers)
+    outputs = [-(steps[:, 0] - numbers[:, 0]).abs(), steps[:, 1] + 0.1 * torch.randn(20_000), torch.ones(20_000)]
+    outputs = torch.stack(outputs, dim=1)
+    model = TaskModel(5, 1, 3).fit(steps, outputs, numbers)
     asked, tasks = torch.rand(50, 5) * 4 - 2, torch.linspace(-1, 1, 9)[:, None]
     true = -(asked[:, :1] - tasks[:, 0]).abs()
     with torch.no_grad():
         assert (model(asked, tasks)[..., 0] - true).abs().max() < 0.3
-        seen = torch.stack(
-            [true[:, 2], torch.full((50,), 9.0)], dim=1
-        )  # of the third task; the second output tells nothing
+        seen = torch.stack([true[:, 2], *torch.full((2, 50), 9.0)], dim=1)  # of the third task
         assert (model.log_likelihood(asked, seen, tasks).sum(0).argmax()) == 2
-    assert model.noise[0] < 0.1 and 0.08 < model.noise[1] < 0.12 and model.tells.tolist() == [1, 0]
+    assert model.noise[0] < 0.1 and 0.08 < model.noise[1] < 0.12 and model.tells.tolist() == [1, 0, 0]
 
 
 def test_beliefs_follow_where_steps_lead_where_rewards_are_alike():
