@@ -44,13 +44,7 @@ BOUNDARIES = {
 LONG = ("--episodes", "500", "--repeats", "4")
 ONE_LIFE = {"default": ("--episodes", "1", "--set", f"horizon={LIFE}", "--span", f"{SPAN}")}
 UNREAD = ("memory_regions=8", "varied_room=1.0")  # memory's keys go back to their defaults
-LIVES = ("histories=whole", "mix_streams=false", "region_stride=1")  # where every stream is a learner
-CONDITIONED = {  # family: what standard AD's config needs besides to be trained as long as the shipped one
-    "pendulum": (),
-    "reacher": ("train_timesteps=2000", "temperature=0.3"),
-    "half_cheetah_vel": ("train_timesteps=1200", "temperature=0.3"),
-    "metaworld_reach": ("train_timesteps=3600", "temperature=1.0"),
-}
+CONDITIONED = ("pendulum", "reacher", "half_cheetah_vel", "metaworld_reach")  # families with that source
 EXPLORING = {"exploring-1.0": ("--set", "exploring_temperature=1.0")}
 
 
@@ -234,8 +228,8 @@ SETTINGS = [
     *(setting for family in CONTROL for setting in of_family(family, episodes=60)),
     *(explores(family, "conditioned") for family in CONDITIONED),
     *(
-        explores(family, "conditioned", "-standard", *LIVES, *needed, is_standard=True, seeds=(0,))
-        for family, needed in CONDITIONED.items()
+        explores(family, "conditioned", "-standard", "use_compressed_context=false", seeds=(0,))
+        for family in CONDITIONED
     ),
     explores("frozen_lake", "psrl"),
     explores(
