@@ -11,6 +11,7 @@ outputs of a model.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,9 +159,8 @@ class Prepared:
         self.moves.fit(*as_move(steps, len(self.moves.noise)), numbers)
         print(f"its model of rewards is off by {self.rewards.noise.item():.3g} per step", flush=True)
         if not self.rewards.tells.any() and not self.moves.tells.any():
-            print(
-                "warning: neither rewards nor moves tell training tasks apart, so beliefs stay as wide as they begin",
-                flush=True,
+            warnings.warn(
+                "neither rewards nor moves tell training tasks apart: beliefs stay as wide as they begin", stacklevel=2
             )
 
 
