@@ -20,6 +20,10 @@ class InputError(Exception):
     """Something the user gave is wrong: told in one message, without a traceback, exit code 2."""
 
 
+class EnvironmentFault(Exception):
+    """An environment gave what histories cannot hold: told in one message, without a traceback, exit code 1."""
+
+
 class WriteError(Exception):
     """A file could not be written: told in one message, exit code 1; what was there before is intact."""
 

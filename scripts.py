@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from files import InputError, WriteError
+from files import EnvironmentFault, InputError, WriteError
 from utils import HIGHEST_SEED, ROOT
 
 BAR_SECONDS = 0.5 if sys.stderr.isatty() else 30  # between updates of a progress bar; a log file wants few
@@ -26,7 +26,7 @@ def run_script(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # the reader of the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except (InputError, WriteError) as error:
+    except (InputError, WriteError, EnvironmentFault) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
 

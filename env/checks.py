@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import re
 import warnings
+from collections.abc import Iterator
+from datetime import date
 
 import gymnasium as gym
 import numpy as np
@@ -16,15 +19,20 @@ from stable_baselines3.common.preprocessing import is_image_space
 
 from config.schema import KEYS
 from env.families import FAMILIES, list_tasks, whole_family
-from env.making import find_spec, make_env, own_limit, split_wrapper, told_optimum
-from env.watching import EnvironmentFault, Watched
-from files import InputError, describe_foreign_error
+from env.making import find_spec, keys_read, make_env, own_limit, split_wrapper, told_optimum
+from env.watching import Watched
+from files import EnvironmentFault, InputError, describe_foreign_error
 from utils import find_class
 
 SUPPORTED = (Discrete, MultiDiscrete, MultiBinary, Box)
 FLATTEN = '{wrapper: "gymnasium.wrappers:FlattenObservation"}'
 PROBE_STEPS = 5  # of each task
 MOST_PROBE_STEPS = 2_000  # of all tasks; but at least one of each
+
+
+def stepped_problems(config: dict) -> list[str]:
+    """`config_problems`, and where there are none what shows when the tasks are stepped."""
+    return config_problems(config) or probe_tasks(config)
 
 
 def config_problems(config: dict) -> list[str]:
@@ -34,15 +42,41 @@ def config_problems(config: dict) -> list[str]:
     """
     if any(name not in config or key.problem(config[name]) for name, key in KEYS["env"].items()):
         return []
-    return (
-        _name_problems(config["env"]) or [*_wrapper_problems(config), *_task_problems(config)] or _made_problems(config)
-    )
+    of_keys = [*_argument_problems(config), *_wrapper_problems(config), *_task_problems(config)]
+    return _name_problems(config["env"]) or of_keys or _made_problems(config)
 
 
 def _tasks_to_make(config: dict) -> list[tuple[str, dict]]:
     """The tasks to try, each after what a message calls it; the first one of a shipped family tells all."""
     tasks = list_tasks(config)[: 1 if config["env"] in FAMILIES else None]
     return [(f"task {number}, {str(task)[:120]}", task) for number, task in enumerate(tasks)]
+
+
+def _argument_problems(config: dict) -> list[str]:
+    """The first argument under each key that neither history files nor checkpoints can hold."""
+    found = {key: list(_unkept(config[key]))[:1] for key in ("env_kwargs", "task_kwargs", "wrappers")}
+    return [
+        f"{key}: {value!r}: expected text, numbers (not nan; whole ones of 64 bits), True, False or null, and lists and "
+        "mappings of them, by names that are text; quotes make text of a date"
+        for key, values in found.items()
+        for value in values
+    ]
+
+
+def _unkept(value: object) -> Iterator[object]:
+    """What cannot be kept, of a value of YAML and all that is in it."""
+    if isinstance(value, dict):
+        yield from (name for name in value if not isinstance(name, str))
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from _unkept(entry)
+    elif isinstance(value, float):
+        yield from [value] * math.isnan(value)
+    elif isinstance(value, int):
+        yield from [value] * (not -(2**63) <= value < 2**63)
+    elif isinstance(value, (date, bytes, set)) or (isinstance(value, str) and "\0" in value):
+        yield value
 
 
 def _name_problems(name: str) -> list[str]:
@@ -144,7 +178,11 @@ def _made_problems(config: dict) -> list[str]:
             return [f"env: '{name}' cannot be made: {label}: {describe_foreign_error(error)}"]
     observations, actions = found[0]
     odd = [number for number, both in enumerate(found) if both != found[0]]
-    problems = [f"env: task {number}: its observations or actions are not those of task 0" for number in odd[:1]]
+    problems = [
+        f"env: task {number}: its observations or actions, {', '.join(map(str, found[number]))}, are not those of task 0, "
+        f"{observations}, {actions}"
+        for number in odd[:1]
+    ]
     problems += _space_problems("observation", observations)
     if config.get("exploration_bonus") and isinstance(observations, Box):
         problems.append(f"exploration_bonus: counts visits, but '{name}' has real-valued observations; set it to 0")
@@ -158,15 +196,27 @@ def _made_problems(config: dict) -> list[str]:
     return problems
 
 
+def check_horizon(config: dict, overrides: list[str]) -> None:
+    """Raise InputError where the command line sets a `horizon` that nothing reads."""
+    if any(override.startswith("horizon=") for override in overrides) and "horizon" not in keys_read(config):
+        raise InputError(
+            f"--set horizon: '{config['env']}' ends its episodes itself, so nothing reads it; leave it out, or set its own limit, "
+            f"as with --set 'env_kwargs={{max_episode_steps: {config['horizon']}}}' for ids of Gymnasium's"
+        )
+
+
 def _space_problems(role: str, space: gym.Space) -> list[str]:
     """The first reason why a space cannot be used as `role`, "observation" or "action"."""
     if not isinstance(space, SUPPORTED):
         kinds = ", ".join(kind.__name__ for kind in SUPPORTED)
         return [f"env: its {role} space is {space}, expected one of {kinds}; {_remedy(role, space)}"]
     has_axes = len(space.shape) > 1 and not isinstance(space, Box)
+    is_whole = role == "action" and isinstance(space, Box) and space.dtype.kind != "f"
     is_endless = role == "action" and isinstance(space, Box) and not np.isfinite([space.low, space.high]).all()
     wrongs = {
         "has several axes": has_axes,
+        "has no axis": role == "observation" and isinstance(space, Box) and not space.shape,
+        "is of whole numbers, which MultiDiscrete is for": is_whole,
         "does not start at 0": np.any(getattr(space, "start", 0)),
         "has no finite bounds, as PPO needs": is_endless,
         "is an image": is_image_space(space),

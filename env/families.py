@@ -118,6 +118,13 @@ def split_tasks(config: dict) -> dict[str, list[int]]:
     return {"train": shuffled[:n_train], "test": shuffled[n_train:], "all": indices}
 
 
+def why_no_tasks(config: dict) -> str:
+    """What to say of a mode in which `split_tasks` gives none."""
+    if count_tasks(config) == 1:
+        return "has no tasks: there is only one, and it is trained on; take mode train, or list more tasks"
+    return f"has no tasks, since train_env_ratio is {config['train_env_ratio']}"
+
+
 def task_labels(tasks: list[dict], family: list[dict]) -> list[str]:
     """A heading, then for each task the values of those arguments that differ within the family."""
     every = dict.fromkeys(name for task in family for name in task)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import math
 from dataclasses import replace
 from numbers import Integral, Real
 
@@ -48,7 +50,7 @@ def make_env(config: dict, task: dict, render_mode: str | None = None) -> gym.En
     drawing = {} if render_mode is None else {"render_mode": render_mode}
     if family := FAMILIES.get(config["env"]):
         return family.scalar(**task, **drawing)
-    return Monitor(Watched(gym.make(wrapped_spec(config), **task, **drawing), task))
+    return Monitor(Watched(gym.make(wrapped_spec(config), **task | drawing), task))
 
 
 def make_vec_env(config: dict, tasks: list[dict], render_mode: str | None = None) -> VecEnv:
@@ -90,11 +92,13 @@ def told_optimum(made: gym.Env) -> float | None:
     """An environment's own `optimal_return`; None where it has none.
 
     Raises:
-        InputError: it is no number.
+        InputError: it is no finite number.
     """
-    value = getattr(made.unwrapped, "optimal_return", None)
-    if value is not None and not isinstance(value, Real):
-        raise InputError(f"its optimal_return is {value!r}, expected a number, or None where it is not known")
+    if inspect.getattr_static(made.unwrapped, "optimal_return", None) is None:
+        return None
+    value = made.unwrapped.optimal_return  # without a default, which would hide an AttributeError of its own
+    if value is not None and not (isinstance(value, Real) and math.isfinite(value)):
+        raise InputError(f"its optimal_return is {value!r}, expected a finite number, or None where it is not known")
     return value
 
 
@@ -137,7 +141,7 @@ def own_limit(config: dict, task: dict) -> int | None:
     limit = task.get("max_episode_steps") or spec.max_episode_steps
     if limit and limit != -1:  # Gymnasium's word for none
         return limit
-    key = f"{spec} {task}"
+    key = f"{spec} {config.get('wrappers')} {task}"
     if key not in _limits:
         with make_env(config, task) as made:
             found = [getattr(made.unwrapped, name, None) for name in ("horizon", "max_steps")]

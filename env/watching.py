@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
+from files import EnvironmentFault
 
-class EnvironmentFault(Exception):
-    """An environment gave something that histories cannot hold."""
+LARGEST = np.float64(np.finfo(np.float32).max)  # histories hold no larger number
 
 
 class Watched(gym.Wrapper):
@@ -31,29 +31,33 @@ class Watched(gym.Wrapper):
 
     def __init__(self, env: gym.Env, task: dict):
         super().__init__(env)
-        self.task, self.space, self.checks_bounds = str(task)[:120], env.observation_space, False
+        self.task, self.checks_bounds = str(task)[:120], False
+        self.space, self.actions = env.observation_space, env.action_space
         self.episode = self.n_steps = 0
 
     def reset(self, **options):
         self.episode, self.n_steps = self.episode + 1, 0
-        try:
-            observation, info = self.env.reset(**options)
-        except Exception as error:  # whatever a user's environment raises
-            error.add_note(f"in {self.place}")
-            raise
-        self._check({"observation": observation})
+        observation, info = self._call(self.env.reset, **options)
+        self._check({"observation": observation, "info": info})
         return observation, info
 
     def step(self, action):
         self.n_steps += 1
+        observation, reward, terminated, truncated, info = self._call(self.env.step, as_its_space(action, self.actions))
+        given = {"observation": observation, "reward": reward, "terminated": terminated, "truncated": truncated}
+        self._check(given | {"info": info})
+        if terminated or truncated:  # kept past the reset, which may write into the same array
+            observation = np.array(observation)
+        return observation, reward, terminated, truncated, info
+
+    def _call(self, method: Callable, *given, **options) -> tuple:
         try:
-            observation, reward, terminated, truncated, info = self.env.step(action)
-        except Exception as error:
+            return method(*given, **options)
+        except Exception as error:  # whatever a user's environment raises
             error.add_note(f"in {self.place}")
             raise
-        given = {"observation": observation, "reward": reward, "terminated": terminated, "truncated": truncated}
-        self._check(given)
-        return observation, reward, terminated, truncated, info
+        except SystemExit as error:  # it would end the script without a word
+            raise EnvironmentFault(f"{self.place}: it called sys.exit({error.code!r}); mend the environment") from error
 
     @property
     def place(self) -> str:
@@ -63,6 +67,14 @@ class Watched(gym.Wrapper):
         for argument, value in given.items():
             if found := _wrong(argument, value, self.space, self.checks_bounds):
                 raise EnvironmentFault(f"{self.place}: {argument}: {found}; mend the environment, or wrap it")
+
+
+def as_its_space(action: object, space: gym.Space) -> object:
+    """An action in its space's own type: a source's and a model's are of floats of 32 bits, also for MultiBinary."""
+    if not isinstance(space, (Box, MultiBinary)) or getattr(action, "dtype", None) == space.dtype:
+        return action
+    action = np.asarray(action, space.dtype)
+    return action.clip(space.low, space.high) if isinstance(space, Box) else action
 
 
 def entry_sizes(space: gym.Space) -> np.ndarray | None:
@@ -76,9 +88,11 @@ def entry_sizes(space: gym.Space) -> np.ndarray | None:
 
 def _wrong(argument: str, value: object, space: gym.Space, checks_bounds: bool) -> str | None:
     """What a step gave and what it should have given, or None if it is as it should be."""
-    is_usual = isinstance(value, bool) or (argument == "reward" and isinstance(value, float) and math.isfinite(value))
-    if is_usual and argument != "observation":  # fast
+    is_usual = isinstance(value, bool) or (argument == "reward" and isinstance(value, float) and abs(value) <= LARGEST)
+    if is_usual and argument not in ("observation", "info"):  # fast
         return None
+    if argument == "info":
+        return None if isinstance(value, dict) else f"{repr(value)[:120]}: expected a dict"
     try:
         array = np.asarray(value)
     except ValueError:  # lists of different lengths
@@ -87,7 +101,11 @@ def _wrong(argument: str, value: object, space: gym.Space, checks_bounds: bool) 
         return _outside(array, space, checks_bounds)
     is_number = array.shape == () and array.dtype.kind in ("biuf" if argument == "reward" else "biu")
     if argument == "reward":
-        return None if is_number and np.isfinite(array) else f"{_shown(array)}: expected a finite number"
+        return (
+            None
+            if is_number and abs(array) <= LARGEST
+            else f"{_shown(array)}: expected a finite number, as float32 holds it"
+        )
     return None if is_number and array in (0, 1) else f"{_shown(array)}: expected True or False"
 
 
@@ -103,10 +121,10 @@ def _outside(array: np.ndarray, space: gym.Space, checks_bounds: bool) -> str | 
         return f"{_shown(array)}: expected {wanted}, as in its {space}; got {array.dtype}"
     if array.shape != space.shape:
         return f"{_shown(array)}: expected the shape {space.shape} of its {space}, got {array.shape}"
-    fits = np.isfinite(array)
+    fits = abs(array) <= LARGEST
     if not isinstance(space, Box):
         fits &= (array >= 0) & (array < entry_sizes(space).reshape(space.shape))
-    elif checks_bounds:
+    elif checks_bounds or not is_real:
         with np.errstate(over="ignore"):
             array = array.astype(space.dtype) if is_real else array
         fits &= (array >= space.low) & (array <= space.high)
@@ -114,4 +132,4 @@ def _outside(array: np.ndarray, space: gym.Space, checks_bounds: bool) -> str | 
         return None
     bad = tuple(int(i) for i in np.argwhere(~fits)[0])
     place = f" (entry {bad[0] if len(bad) == 1 else bad})" if bad else ""
-    return f"{array[bad]}{place}: expected finite numbers within its {space}"
+    return f"{array[bad]}{place}: expected finite numbers within its {space}, as float32 holds them"

@@ -17,6 +17,7 @@ from torch import nn
 
 from history.returns import episode_returns
 from model.context.boundaries import BOUNDARIES
+from model.spaces import as_torch_type
 from utils import HIGHEST_SEED
 
 NOISE_STEPS = 256  # of each environment's random numbers drawn at once
@@ -77,24 +78,22 @@ def run_actor(
         episodes, as many as every environment has finished.
     """
     N = vec_env.num_envs
-    rewards = np.zeros((n_steps, N), dtype=np.float32)
-    dones, region_ends = np.zeros((n_steps, N), dtype=bool), np.zeros((n_steps, N), dtype=bool)
-    successes = np.full((n_steps, N), np.nan, dtype=np.float32)
-    n_finished, taken = np.zeros(N, dtype=np.int64), 0
+    steps: list[tuple[np.ndarray, ...]] = []  # grows: `n_steps` may be far more than are taken
+    n_finished = np.zeros(N, dtype=np.int64)
     observations = vec_env.reset()
-    for t in range(n_steps):
+    for _ in range(n_steps):
         actions = actor.act(observations).reshape(N, *vec_env.action_space.shape)
-        observations, rewards[t], dones[t], infos = vec_env.step(actions)
-        region_ends[t] = actor.record(rewards[t], dones[t], infos)
-        successes[t] = [told_success(info) for info in infos]
-        n_finished += dones[t]
-        taken = t + 1
+        observations, rewards, dones, infos = vec_env.step(actions)
+        rewards, dones = rewards.astype(np.float32), dones.astype(bool)  # copies: a VecEnv may reuse its arrays
+        region_ends = np.array(actor.record(rewards, dones, infos))
+        successes = np.array([told_success(info) for info in infos], dtype=np.float32)
+        steps.append((rewards, dones, region_ends, successes))
+        n_finished += dones
         if on_step:
             on_step()
         if (n_episodes is not None and n_finished.min() >= n_episodes) or (stop and stop()):
             break
-    record = {"rewards": rewards, "dones": dones, "region_ends": region_ends, "successes": successes}
-    record = {name: values[:taken] for name, values in record.items()}
+    record = dict(zip(("rewards", "dones", "region_ends", "successes"), map(np.stack, zip(*steps))))
     return record | {"returns": episode_returns(record["rewards"], record["dones"])}
 
 
@@ -163,7 +162,7 @@ class ContextActor:
     @torch.no_grad()
     def act(self, observations: np.ndarray) -> np.ndarray:
         device = self.model.device
-        self.observations = torch.as_tensor(observations, device=device).reshape(len(observations), -1)
+        self.observations = torch.as_tensor(as_torch_type(observations), device=device).reshape(len(observations), -1)
         features = self.context.observe(self.observations)
         noise = torch.as_tensor(self.noise.next(), dtype=torch.float, device=device)
         self.actions = self.model.actions.sample(self.model.pred_action(features), self._temperatures(), noise)
@@ -179,7 +178,7 @@ class ContextActor:
         """(N, O) the observations that episodes ended on; 0 where none ended."""
         reached = torch.zeros_like(self.observations)
         for env in np.flatnonzero(dones):
-            reached[env] = torch.as_tensor(infos[env]["terminal_observation"]).reshape(-1)
+            reached[env] = torch.as_tensor(as_torch_type(np.asarray(infos[env]["terminal_observation"]))).reshape(-1)
         return reached
 
     def _temperatures(self) -> torch.Tensor:

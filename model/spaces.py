@@ -47,6 +47,11 @@ def action_shape(space: dict) -> tuple[int, ...]:
     return (len(space["sizes"]),) if space["kind"] == "multi_discrete" else tuple(space["sizes"])
 
 
+def as_torch_type(values: np.ndarray) -> np.ndarray:
+    """Unsigned integers of more than 8 bits as int64: torch has them, but cannot index or compare them."""
+    return values.astype(np.int64) if values.dtype.kind == "u" and values.dtype.itemsize > 1 else values
+
+
 def draw_categorical(logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
     """(N, A) logits, (N, 1) or (1,) temperatures and (N,) uniform noise to (N,) values; the most probable ones at 0."""
     scaled = logits / torch.where(temperature > 0, temperature, 1.0)

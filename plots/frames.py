@@ -36,17 +36,25 @@ def check_renders(config: dict, task: dict) -> None:
     """Raise InputError where the environment cannot draw itself."""
     advice = choose_mujocos_renderer()
     try:
-        made = env.make_env(config, task, render_mode="rgb_array")
+        made = env.make_vec_env(config, [task], render_mode="rgb_array")
         made.reset()
-        picture = made.render()
+        (picture,) = made.get_images()
         made.close()
     except Exception as error:  # whatever a user's environment raises, or a library that it draws with
         raise InputError(
             f"--render: env '{config['env']}' cannot be drawn here: {describe_foreign_error(error)}; {advice}leave --render out"
         ) from error
-    if not isinstance(picture, np.ndarray):
+    check_picture(picture)
+
+
+def check_picture(picture: object) -> None:
+    """Raise InputError where an environment has not drawn what a film is made of."""
+    is_array = isinstance(picture, np.ndarray)
+    if not is_array or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in (3, 4):
+        got = f"{picture.dtype} of shape {picture.shape}" if is_array else type(picture).__name__
         raise InputError(
-            f"--render: env '{config['env']}' draws no rgb_array, but {type(picture).__name__}; leave --render out"
+            f"--render: expected rgb_array pictures, uint8 of shape (height, width, 3), from environments that keep their "
+            f"render_mode; got {got}; mend the environment, or leave --render out"
         )
 
 
@@ -121,6 +129,7 @@ class FrameRecorder(VecEnvWrapper):
         return observations, rewards, dones, infos
 
     def _keep(self, i: int, picture: np.ndarray) -> None:
+        check_picture(picture)
         factor = -(-max(picture.shape[:2]) // MOST_PIXELS)
         if factor > 1:  # averages blocks: leaving pixels out would break thin lines, such as CartPole's pole
             picture = np.asarray(Image.fromarray(picture).reduce(factor))

@@ -27,6 +27,13 @@ def test_frozen_lakes_differ_and_a_seed_is_a_map():
     assert env.list_tasks(config | {"n_tasks": 120}) == env.list_tasks(config)[:120]
 
 
+@pytest.mark.parametrize(("size", "frozen"), [(1, 0.8), (3, 0.0), (40, 0.3), (6, 1.1), (6, -0.1)])
+def test_frozen_lakes_without_ways_are_refused(size, frozen):
+    """Gymnasium would look for one for ever."""
+    with pytest.raises(ValueError, match="expected a size from 2 on, and frozen high enough"):
+        FrozenLakeTask(size=size, frozen=frozen)
+
+
 def test_a_frozen_lakes_optimum_is_the_chance_to_get_there():
     assert FrozenLakeTask(map_seed=3).optimal_return == 1
     assert FrozenLakeTask(map_seed=3, frozen=1.0, is_slippery=True).optimal_return == pytest.approx(1)  # no holes

@@ -7,8 +7,10 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import yaml
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.vec_env import DummyVecEnv
+from toy_envs import Lengths
 
 import env
 from config.loading import load_config
@@ -414,9 +416,9 @@ class Faulty(gym.Env):
         self.n_steps += 1
         given = self.given if self.n_steps == 3 else {}
         if "error" in given:
-            raise RuntimeError(given["error"])
-        sound = {"observation": self.sound, "reward": 0.0, "terminated": False, "truncated": False}
-        return (*(given.get(name, value) for name, value in sound.items()), {})
+            raise given["error"] if isinstance(given["error"], SystemExit) else RuntimeError(given["error"])
+        sound = {"observation": self.sound, "reward": 0.0, "terminated": False, "truncated": False, "info": {}}
+        return tuple(given.get(name, value) for name, value in sound.items())
 
 
 @pytest.fixture(autouse=True)
@@ -432,7 +434,11 @@ def faulty(config):
     del gym.registry["Faulty-v0"]
 
 
-GRID, COUNT = gym.spaces.MultiDiscrete([3, 3]), gym.spaces.Discrete(3)
+GRID, COUNT, REAL = (
+    gym.spaces.MultiDiscrete([3, 3]),
+    gym.spaces.Discrete(3),
+    gym.spaces.Box(-np.inf, np.inf, (2,), np.float64),
+)
 
 
 @pytest.mark.parametrize(
@@ -454,9 +460,13 @@ GRID, COUNT = gym.spaces.MultiDiscrete([3, 3]), gym.spaces.Discrete(3)
         ({"observation": 3, "space": COUNT}, r"observation: 3: expected finite numbers within its Discrete\(3\)"),
         ({"observation": np.array([1]), "space": COUNT}, r"expected the shape \(\)"),
         ({"reward": None}, "step 3: reward: None: expected a finite number"),
-        ({"reward": np.nan}, "reward: nan: expected a finite number"),
+        ({"reward": np.float32(np.nan)}, "reward: nan: expected a finite number"),
         ({"reward": "much"}, "reward: 'much'"),
         ({"reward": np.zeros(1)}, r"reward: \[0.0\]"),
+        ({"reward": 1e39}, r"reward: 1e\+39: expected a finite number, as float32 holds it"),
+        ({"observation": np.array([0, -1e39]), "space": REAL}, r"observation: -1e\+39 \(entry 1\): expected finite"),
+        ({"info": None}, "step 3: info: None: expected a dict"),
+        ({"error": SystemExit(3)}, r"step 3: it called sys.exit\(3\)"),
         ({"terminated": None}, "step 3: terminated: None: expected True or False"),
         ({"truncated": 2}, "truncated: 2: expected True or False"),
         (
@@ -498,6 +508,56 @@ def test_of_a_shipped_family_one_task_is_stepped(monkeypatch):
     monkeypatch.setattr(DarkKeyToDoor, "__init__", lambda self, **task: made.append(0) or original(self, **task))
     config = family("dark_key_to_door", n_tasks=None)
     assert env.probe_tasks(config) == env.config_problems(config) == [] and len(made) == 2
+
+
+@pytest.mark.parametrize(
+    ("argument", "shown"),
+    [
+        ("2020-01-01", "datetime.date"), (".nan", "nan"), ("1e400", "'1e400'"), ("100000000000000000000", "1000000"),
+        ('"a\\0b"', "a.*b"), ("[1, {b: !!binary aaaa}]", "b'i"), ("{off: 1}", "False"), ("!!set {a}", "{'a'}"),
+    ],
+)  # fmt: skip
+def test_arguments_that_no_file_can_keep_are_refused(faulty, argument, shown):
+    """A date went into checkpoints, which could then not be read."""
+    problems = env.config_problems(faulty({"size": yaml.safe_load(argument)}))
+    if shown == "'1e400'":  # text, as YAML 1.1 has it
+        assert problems == []
+    else:
+        assert re.match(rf"task_kwargs: .*{shown}.*: expected text, numbers", problems[0])
+
+
+def test_an_optimum_that_is_none_is_told(faulty):
+    class Own(Faulty):
+        optimal_return = property(lambda self: self.given["best"] if self.given else self.no_such_attribute)
+
+    gym.registry["Faulty-v0"].entry_point = Own
+    for task, message in (
+        ({"best": float("inf")}, "optimal_return is inf, expected a finite"),
+        ({}, "no_such_attribute"),
+    ):
+        assert message in env.config_problems(faulty(task))[0]
+    assert env.config_problems(faulty({"best": None})) == []
+
+
+def test_an_array_that_is_used_again_is_kept_at_an_episodes_end(config):
+    class Reusing(Lengths):
+        observation_space = gym.spaces.Box(0, 9, (2,))
+
+        def _observe(self):
+            self.array = getattr(self, "array", np.zeros(2, np.float32))
+            self.array[:] = self.episode % 5, self.n_steps
+            return self.array
+
+    gym.register("Reusing-v0", Reusing)
+    vec_env = env.make_vec_env(config | {"env": "Reusing-v0"}, [{}])
+    vec_env.reset()
+    ends = [
+        info["terminal_observation"].tolist()
+        for *_, (info,) in (vec_env.step([0]) for _ in range(4))
+        if "episode" in info
+    ]
+    del gym.registry["Reusing-v0"]
+    assert ends == [[0, 3], [1, 1]]
 
 
 def test_identical_tasks_are_refused(faulty):

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import env
 from env.darkroom import Darkroom, DarkroomHard, DarkroomHardVecEnv, DarkroomVecEnv
 from files import InputError
-from plots.frames import FrameRecorder, _film_panels, check_renders, save_film
+from plots.frames import FrameRecorder, _film_panels, check_picture, check_renders, save_film
 from plots.inside import plot_histories, plot_per_rollout
 from plots.intervals import interval
 from plots.returns import plot_per_task, plot_returns, plot_shares
@@ -227,3 +227,11 @@ def test_an_environment_that_draws_nothing_is_told():
         check_renders(tiny_config() | {"env": "Dark-v0"}, {})
     path = re.search(r"traceback in (\S+)\)", str(told.value)).group(1)
     assert "Traceback" in Path(path).read_text()
+
+
+@pytest.mark.parametrize(
+    "picture", [None, np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 1), np.uint8)]
+)
+def test_what_is_no_picture_is_told(picture):
+    with pytest.raises(InputError, match="expected rgb_array pictures, uint8 of shape"):
+        check_picture(picture)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from conftest import TINY_MODEL, set_flags
+from gymnasium.spaces import Box, Discrete, MultiBinary
 from toy_envs import Lengths
 
 import collect
@@ -18,12 +19,13 @@ import inspect_history
 import train
 from config.loading import load_config
 from dataset import ADDataset
-from env.checks import FLATTEN
+from env.checks import FLATTEN, _space_problems
+from env.watching import as_its_space
 from files import InputError
 from history.format import history_path
 from history.writer import join_files
 from model.acting import RandomActor, run_actor
-from model.spaces import ACTIONS
+from model.spaces import ACTIONS, as_torch_type
 from plots.frames import FrameRecorder
 from scripts import DEFAULT_CONFIG
 
@@ -168,6 +170,36 @@ def test_other_actions_go_through_all_scripts(kind, shape, n_values, tmp_path, c
     assert (tmp_path / "result.gif").stat().st_size > 100
     with np.load(tmp_path / "result.npz") as results:
         assert results["returns"].shape == (1, 2, 3) and (results["returns"] >= 0).all()
+
+
+def test_an_environment_gets_actions_as_its_space_has_them():
+    """PPO draws MultiBinary ones as floats, and models and sources have floats of 32 bits: 0.3 there is more than 0.3."""
+    narrow = Box(-0.3, 0.3, (2,), np.float64)
+    given = as_its_space(np.full(2, 0.3, np.float32), narrow)
+    assert given.dtype == np.float64 and narrow.contains(given)
+    given = as_its_space(np.array([1.0, 0.0]), MultiBinary(2))
+    assert given.dtype == np.int8 and given.tolist() == [1, 0]
+    kept = np.zeros(2, np.float32)
+    assert as_its_space(kept, Box(-1, 1, (2,))) is kept and as_its_space(3, Discrete(4)) == 3
+
+
+@pytest.mark.parametrize(
+    ("space", "role", "message"),
+    [
+        (Box(0, 5, (2,), np.int64), "action", "is of whole numbers, which MultiDiscrete is for"),
+        (Box(-1, 1, ()), "observation", "has no axis; this makes it a vector"),
+    ],
+)
+def test_spaces_that_histories_would_not_hold_right_are_refused(space, role, message):
+    (problem,) = _space_problems(role, space)
+    assert message in problem
+
+
+def test_numbers_of_16_bits_without_sign_are_acted_on():
+    torch.testing.assert_close(
+        torch.as_tensor(as_torch_type(np.array([65_535], np.uint16)))[:1], torch.tensor([65_535])
+    )
+    assert as_torch_type(np.zeros(1, np.uint8)).dtype == np.uint8
 
 
 # Faults while running ---------------------------------------------------------------------------------
