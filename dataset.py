@@ -14,17 +14,18 @@ import torch
 from torch.utils.data import Dataset
 
 import env
-from config.loading import Config, differences, recorded_settings
+from config.loading import Config, differences, recorded_problem, recorded_settings
 from config.schema import KEYS
 from files import InputError
 from history.format import history_path, soft_target_names
 from history.news import news_ends
-from history.origin import Origin, read_origin
+from history.origin import Origin, collect_command, read_origin
 from history.pace import episode_lengths, shortest_change
 from history.paths import HISTORIES, CausalHistories, Histories
 from history.reader import HistoryFile
 from model.context import context_class, make_context
 from model.context.base import Timeline, Windows, interval_problems
+from model.spaces import as_torch_type
 
 MOST_TASKS = 64  # whose histories tell how fast a source learns
 
@@ -48,7 +49,7 @@ def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] |
     """
     path = history_path(config, traj_dir)
     origin = read_origin(path, config)
-    recorded = source_settings(origin)
+    recorded = source_settings(origin, path)
     if given:
         _check_given(path, given, recorded, config)
     config = config | recorded
@@ -59,18 +60,22 @@ def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] |
         )
         compressed = False
         config |= {"context": "window"}
-    if config["reached_observations"] and not {"next_states", "dones"} <= origin.fields:
-        warnings.warn(f"{path} has no next_states and dones: reached_observations is off", stacklevel=2)
+    missing = [name for name in ("next_states", "dones") if name not in origin.fields]
+    if config["reached_observations"] and missing:
+        warnings.warn(f"{path} has no {' and no '.join(missing)}: reached_observations is off", stacklevel=2)
         config |= {"reached_observations": False}
     interval = config["compress_interval"]
     if interval == "auto":
         interval = automatic_interval(path, config, origin) if compressed else None
+    interval = interval or origin.rollout_length or config["n_transit"]
+    if interval < 2:
+        raise InputError(f"{path}: its rollouts have {interval} step, regions need at least 2; set compress_interval")
     return Config(
         config
         | env.describe_spaces(config)
         | {
             "use_compressed_context": compressed,
-            "compress_interval": interval or origin.rollout_length or config["n_transit"],
+            "compress_interval": interval,
             "rollout_length": origin.rollout_length,
             "with_dones": "dones" in origin.fields,
             "blank_starts": config["histories"] != "whole" and (config["region_stride"] > 1 or config["mix_streams"]),
@@ -130,8 +135,14 @@ def allowed_intervals(history: HistoryFile, config: dict) -> list[int]:
     return [n for n in fitting if not context_class(config).problems(config | {"compress_interval": n})]
 
 
-def source_settings(origin: Origin) -> dict[str, Any]:
-    """What a history file was collected with; {} for one that does not say."""
+def source_settings(origin: Origin, path: Path) -> dict[str, Any]:
+    """What a history file was collected with; {} for one that does not say.
+
+    Raises:
+        InputError: a value of it is impossible.
+    """
+    if problem := recorded_problem(origin.recorded):
+        raise InputError(f"{path}: the config that it records: {problem}; write it as it was, or collect it again")
     return {name: value for name, value in origin.recorded.items() if name in recorded_settings(origin.recorded)}
 
 
@@ -142,7 +153,7 @@ def settings_of_file(config: dict, traj_dir: str | Path) -> dict[str, Any]:
         InputError: it is one of another environment or source, under this name.
     """
     path = history_path(config, traj_dir)
-    settings = source_settings(read_origin(path, config)) if path.is_file() else {}
+    settings = source_settings(read_origin(path, config), path) if path.is_file() else {}
     naming = [name for name in ("env", "alg", "alg_seed") if name in settings]
     if differing := differences(settings, config, naming, "in the config"):
         own = history_path(config | settings, traj_dir).name
@@ -160,7 +171,7 @@ def _check_given(path: Path, given: dict[str, Any], recorded: dict[str, Any], co
     if differing := differences(recorded, given, sorted(read), "given now"):
         raise InputError(
             f"{path}: was collected with other settings ({differing}); leave them out, since the file says them, "
-            "or collect again with: python collect.py"
+            f"or collect again with: {collect_command(config, path)} --overwrite"
         )
 
 
@@ -196,7 +207,7 @@ class ADDataset(Dataset):
         self.config = config if isinstance(config, Config) else effective_config(config, traj_dir)
         self.tasks = env.split_tasks(self.config)[mode]
         if not self.tasks:
-            raise InputError(f"mode '{mode}' has no tasks, since train_env_ratio is {self.config['train_env_ratio']}")
+            raise InputError(f"mode '{mode}' {env.why_no_tasks(self.config)}")
         path = history_path(self.config, traj_dir)
         self.context = make_context(self.config)
         self.draws_histories = self.context.draws_histories or self.config["histories"] != "every"
@@ -233,6 +244,11 @@ class ADDataset(Dataset):
             n_before = max(1, self.context.n_regions - 1)
             longest = max(1, (max(map(len, regions)) - 1) // n_before)
             if stride > longest:
+                if longest < (n_joined := self._rollouts_per_region()):
+                    raise InputError(
+                        f"{self.history.path}: a task has too few rollouts for windows of {self.context.n_regions} regions of "
+                        f"{n_joined} each; lower compress_interval or context_regions, or collect more"
+                    )
                 self._warn(f"rollouts are too few for region_stride {stride}: {longest} is used")
                 stride = longest
         self.blank_starts = self.config["blank_starts"] and knows_rollouts
@@ -253,10 +269,13 @@ class ADDataset(Dataset):
         places = self.context.n_places(self.timeline)
         self.n_samples = np.concatenate([[0], np.cumsum(places * self.n_streams)])
 
+    def _rollouts_per_region(self) -> int:
+        return self.config["compress_interval"] // self.history.config["compress_interval"]
+
     def _join_rollouts(self) -> list[list[tuple[int, int]]]:
         """Per task the (start, stop) of what may be a region: one from the start of each rollout on, of one or more."""
         interval, regions = self.config["compress_interval"], self.history.regions
-        n_joined = interval // self.history.config["compress_interval"]
+        n_joined = self._rollouts_per_region()
         if n_joined <= 1:
             return regions
         if n_joined > min(map(len, regions)):
@@ -278,15 +297,25 @@ class ADDataset(Dataset):
         shortest, n_regions = int(n_whole.min()) * length, self.config["history_regions"]
         if shortest < max(length, interval):
             raise InputError(
-                f"{self.history.path}: a task has no {max(length, interval)} whole steps; collect it again"
+                f"{self.history.path}: a task has no {max(length, interval)} steps of whole rollouts, as one region needs; "
+                "lower compress_interval, or use more of the file (train_source_timesteps)"
             )
-        is_cut_short = self.config["histories"] == "whole" and self.config["region_ends"] == "fixed"
-        if interval > length and is_cut_short and n_regions * interval > shortest:
-            raise InputError(
-                f"{self.history.path}: streams of {shortest} steps hold {shortest // interval} regions of compress_interval "
-                f"{interval}, history_regions asks for {n_regions}; lower one of them"
-            )
+        is_whole = self.config["histories"] == "whole" and self.config["region_ends"] == "fixed"
+        if is_whole and n_regions > (held := shortest // interval):  # the last region would be shown again and again
+            found = f"streams of {shortest} steps hold {held} regions of compress_interval {interval}"
+            if not hasattr(self.context, "history_regions"):  # memory's layout
+                raise InputError(
+                    f"{self.history.path}: {found}, history_regions asks for {n_regions}; lower one of them"
+                )
+            self._warn(f"{found}: that many history_regions are used, not {n_regions}")
+            self.context.history_regions = held
         kind, more = HISTORIES[self.config["histories"]], {}
+        if kind is CausalHistories and (self.n_streams == 1 or not self.mix_streams):
+            raise InputError(
+                f"{self.history.path}: histories: causal goes on in other streams, else a history repeats itself: expected "
+                f"mix_streams: true and 2 streams or more, got {str(self.mix_streams).lower()} and {self.n_streams}; use "
+                "histories: every"
+            )
         if kind is CausalHistories:
             more["returns"] = [self._region_returns(task, n * length // interval) for task, n in enumerate(n_whole)]
         if self.config["region_ends"] == "news":
@@ -415,8 +444,3 @@ class ADDataset(Dataset):
         if "dones" not in batch:
             batch["dones"] = torch.zeros_like(batch["rewards"])
         return batch
-
-
-def as_torch_type(values: np.ndarray) -> np.ndarray:
-    """Unsigned integers of more than 8 bits as int64: torch has them, but cannot index or compare them."""
-    return values.astype(np.int64) if values.dtype.kind == "u" and values.dtype.itemsize > 1 else values

@@ -14,15 +14,15 @@ import h5py
 import numpy as np
 
 import env
+from config.loading import recorded_problem
 from config.schema import KEYS
 from files import InputError, describe_foreign_error
 from history.format import REQUIRED_FIELDS, RESULTS, argument_name, as_attribute, attribute_name, from_attribute
 from history.markers import find_regions, of_first_stream
 from history.origin import Origin, open_history, origin_of, reading, task_group, task_numbers
-from history.reader import NUMBER_KINDS, HistoryFile
+from history.reader import NUMBER_KINDS, SUM_TOLERANCE, HistoryFile
 from history.returns import mean_return_per_rollout
 
-SUM_TOLERANCE = 0.01  # of probabilities: float16 keeps three digits
 RETURN_TOLERANCE = 1e-5  # relative, of attributes that hold returns as float32
 DEFAULTS = {name: key.default for section in ("env", "model") for name, key in KEYS[section].items()}
 Arrays = Mapping[str, np.ndarray]
@@ -52,6 +52,8 @@ def expected_of(origin: Origin) -> Expected:
     config = DEFAULTS | origin.recorded | all_arrays | reading_as
     if "env" not in origin.recorded:
         return Expected(config, None, note="it names no env")
+    if problem := recorded_problem(origin.recorded):
+        return Expected(config, None, note=f"its config is wrong: {problem}")
     try:
         if problems := env.config_problems(config):
             return Expected(config, None, note="; ".join(problems))
@@ -219,7 +221,9 @@ def _training_problems(path: Path, report: TaskReport, arrays: Arrays, expected:
         yield str(error)
         return
     if isinstance(space, gym.spaces.Box):
-        low, high, actions = space.low.min(), space.high.max(), arrays["actions"]
+        low, high, actions = (  # alike in type: a float32 can lie just outside bounds of float64
+            values.astype(np.float32) for values in (space.low.min(), space.high.max(), arrays["actions"])
+        )
         if actions.min() < low or actions.max() > high:
             yield f"{report.place}/actions: {actions.min()} to {actions.max()}, the env takes {low} to {high}"
 

@@ -23,7 +23,7 @@ class Histories:
         interval: steps of a region; it divides `rollout_length`, or is a multiple of it.
         n_streams: E.
         stride: mean progress in rollouts from a region to the next.
-        mix_streams: each region of a random stream; else all of one.
+        mix_streams: each region of a random stream, another one than the region before; else all of one.
     """
 
     def __init__(
@@ -37,7 +37,11 @@ class Histories:
         """(B, R) first steps, lengths and streams of the regions of one history for each of (B,) tasks."""
         B = len(tasks)
         streams = rng.integers(self.n_streams, size=(B, n_regions if self.mix_streams else 1))
-        streams = np.broadcast_to(streams, (B, n_regions))
+        streams = np.broadcast_to(streams, (B, n_regions)).copy()
+        if self.mix_streams and self.n_streams > 1:  # a region never repeats the one before
+            for i in range(1, n_regions):
+                streams[:, i] += streams[:, i] == streams[:, i - 1]
+                streams[:, i] %= self.n_streams
         part = rng.integers(self.per_rollout, size=(B, n_regions))
         rollouts = self.rollouts(tasks, part, streams, rng)
         starts = rollouts * self.rollout_length + part * self.interval

@@ -22,7 +22,8 @@ from history.origin import check_env, check_shards, open_history, reading, recor
 MEMORY_SHARE = 0.5  # of what is free; larger datasets stay in the file
 CACHE_BYTES = 256e6  # for pieces of such a dataset
 GROUPS_KEPT = 256  # open at a time; their shards are open too, and a process may mostly open 1,024 files
-NUMBER_KINDS = "biufc"  # of dtypes: True or False, whole, real and complex numbers
+NUMBER_KINDS = "biuf"  # of dtypes: True or False, whole and real numbers
+SUM_TOLERANCE = 0.01  # of probabilities: float16 keeps three digits
 Group = dict[str, h5py.Dataset]  # of a task: its datasets that this code reads
 
 
@@ -198,16 +199,21 @@ class HistoryFile:
         space = spaces.get(name)
         if space is not None and (sizes := env.entry_sizes(space)) is not None:
             highest = sizes - 1
-            is_whole = np.isin(values % 1, 0)  # False for NaN too
+            with np.errstate(invalid="ignore"):
+                is_whole = np.isin(values % 1, 0)  # False for NaN too
             wrong, expected = ~(is_whole & (values >= 0) & (values <= highest)), f"whole numbers 0 to {np.max(highest)}"
         elif name == "action_probs":
             wrong, expected = ~((values >= 0) & (values <= 1)), "probabilities"
+            n_entries = int(np.prod(self.action_space.shape, dtype=int))
+            sums = values.sum(axis=-1, keepdims=True, dtype=np.float64)
+            wrong = wrong | ~(np.abs(sums - n_entries) <= n_entries * SUM_TOLERANCE)
+            expected = f"probabilities that sum to {n_entries}"
         elif name == "action_stds":
-            wrong, expected = ~((values > 0) & np.isfinite(values)), "standard deviations"
+            wrong, expected = ~((values > 0) & is_finite(values)), "standard deviations"
         elif name == "dones":
             wrong, expected = ~np.isin(values, (0, 1)), "True or False"
         else:
-            wrong, expected = ~np.isfinite(values), "finite numbers"
+            wrong, expected = ~is_finite(values), "finite numbers, as float32 holds them"
         if wrong.any():
             step, *rest = (int(i) for i in np.argwhere(wrong)[0])
             raise InputError(
@@ -232,7 +238,8 @@ class HistoryFile:
             if not self.config["use_compressed_context"]:
                 return []  # standard mode does without; ADDataset then says what it cannot do
             raise InputError(
-                f"{place}: {error}; set compress_interval to the file's rollout length, or collect again"
+                f"{place}: {error}; compress_interval has to be the file's rollout length, unless markers are damaged: then "
+                "collect it again"
             ) from None
 
 
@@ -286,6 +293,12 @@ class StoredArray:
         values = values.reshape(stop - start, n_streams, *self.entry)
         self.history.check_values(f"{held_by}:{data.name}", self.name, values, start)
         return values
+
+
+def is_finite(values: np.ndarray) -> np.ndarray:
+    """True where a number is finite as a float32, which is what training takes."""
+    with np.errstate(over="ignore"):
+        return np.isfinite(values.astype(np.float32, copy=False))
 
 
 def available_memory() -> float:

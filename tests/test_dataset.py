@@ -59,7 +59,7 @@ def test_a_window_is_the_current_region_and_the_one_stride_rollouts_before(make,
 
 
 def test_a_file_without_next_states_goes_without_reached_observations(make):
-    with pytest.warns(UserWarning, match="no next_states and dones: reached_observations is off"):
+    with pytest.warns(UserWarning, match="no next_states: reached_observations is off"):
         dataset = make("reached_observations=true", next_states=None)
     assert "reached" not in dataset[0] and not dataset.config["reached_observations"]
 
@@ -168,6 +168,13 @@ def test_a_stride_that_is_too_large_is_told_and_lowered(make):
     with pytest.warns(UserWarning, match="too few for region_stride 9: 4 is used"):
         dataset = make("region_stride=9")
     assert any(dataset[i]["region_lengths"].tolist() == [12, 12] for i in range(len(dataset)))
+
+
+def test_regions_that_would_overlap_are_refused(make):
+    with pytest.raises(
+        InputError, match="too few rollouts for windows of 2 regions of 4 each; lower compress_interval"
+    ):
+        make("compress_interval=48", "region_stride=4", "n_transit=96", compress_markers=intervals_of(12))
 
 
 def test_arrays_of_different_types_are_read_as_their_common_one(make):
@@ -345,6 +352,15 @@ def damaged(shape, value, at, dtype=float):
         ({"rewards": np.zeros((N_STEPS - 1, N_STREAMS))}, r"/rewards: has shape \(59, 4\)"),
         ({"action_probs": np.ones((N_STEPS, N_STREAMS, 4))}, r"/action_probs: has shape"),
         ({"action_probs": np.full((N_STEPS, N_STREAMS, 5), 2.0)}, r"/action_probs: value 2.0"),
+        (
+            {"action_probs": np.full((N_STEPS, N_STREAMS, 5), 0.5)},
+            r"/action_probs: .* expected probabilities that sum to 1",
+        ),
+        (
+            {"rewards": damaged((N_STEPS, N_STREAMS), 1e39, (7, 1))},
+            r"/rewards: value 1e\+39 at \(7, 1\), expected finite",
+        ),
+        ({"rewards": np.zeros((N_STEPS, N_STREAMS), complex)}, r"/rewards: is no dataset of numbers"),
         ({"compress_markers": np.zeros(N_STEPS, int)}, r"/compress_markers: steps from 0 on lie in no region"),
         ({"compress_markers": np.zeros(9, int)}, r"/compress_markers: has shape .9,., states has 60 steps"),
         ({"compress_markers": damaged((N_STEPS, N_STREAMS), 1, (0, 1), int)}, "differs between streams"),
@@ -356,7 +372,7 @@ def test_damaged_content_is_refused(make, changes, message):
 
 
 def test_interval_that_contradicts_the_markers_is_refused(make):
-    with pytest.raises(InputError, match="expected compress_interval = 6.*set compress_interval"):
+    with pytest.raises(InputError, match="expected compress_interval = 6.*compress_interval has to be"):
         make("n_steps=6", "compress_interval=6", "batch_size=96", compress_markers=intervals_of(12))
 
 

@@ -9,6 +9,7 @@ from test_context import N_ENVS, random_model, random_steps
 from dataset import ADDataset
 from files import InputError
 from history.format import history_path
+from history.paths import CausalHistories, Histories
 from model.context.memory import make_plan
 
 MEMORY = ["use_compressed_context=true", "context=memory", "compress_interval=4", "n_summary=2", "history_regions=9"]
@@ -225,9 +226,37 @@ def test_a_region_may_be_several_rollouts_of_one_stream(tmp_path, histories, con
     assert torch.isfinite(model(batch)["loss_total"])
 
 
-def test_regions_longer_than_a_stream_allows_are_told(tmp_path):
-    settings = ["compress_interval=24", "histories=whole", "history_regions=6", "n_transit=48"]
-    config = random_model("use_compressed_context=true", *settings).config
-    write_file(history_path(config, tmp_path), config | {"compress_interval": 12}, 120, 4)
-    with pytest.raises(InputError, match="streams of 120 steps hold 5 regions of .* 24, history_regions asks for 6"):
-        ADDataset(config, tmp_path, "train")
+def test_whole_histories_of_short_streams_hold_what_there_is(tmp_path):
+    """The last region was shown again and again, so the model learned to copy the one before."""
+    settings = ["use_compressed_context=true", "histories=whole", "history_regions=20"]
+    for more in (["n_transit=24"], ["use_compressed_context=false", "n_transit=24"]):
+        config = random_model(*settings, *more, "compress_interval=12").config
+        write_file(history_path(config, tmp_path), config | {"compress_interval": 12}, 120, 4)
+        with pytest.warns(UserWarning, match="hold 10 regions of .* 12: that many history_regions are used, not 20"):
+            dataset = ADDataset(config, tmp_path, "train")
+        batch = dataset.sample_batch(200, np.random.default_rng(0))
+        rewards = batch["rewards"].numpy().astype(int)
+        assert all((np.diff(row[:n]) == 10).all() for row, n in zip(rewards, batch["region_lengths"].sum(1).tolist()))
+    for interval, held in ((12, 10), (24, 5)):
+        config = random_model(*MEMORY, *settings, f"compress_interval={interval}").config
+        with pytest.raises(InputError, match=f"hold {held} regions of .* {interval}, history_regions asks for 20"):
+            ADDataset(config, tmp_path, "train")
+
+
+@pytest.mark.parametrize("kind", [Histories, CausalHistories])
+def test_a_region_never_repeats_the_one_before(kind):
+    more = {"returns": [np.zeros((4, 3))]} if kind is CausalHistories else {}
+    histories = kind(np.array([4]), 12, 12, 3, 2, True, **more)
+    starts, _, streams = histories.draw(np.zeros(200, dtype=int), 12, np.random.default_rng(0))
+    assert (np.diff(streams, axis=1) != 0).all() and (np.bincount(streams.ravel()) > 600).all()
+    assert (starts[:, -1] == starts[:, -2]).any()  # the same rollout, in another stream
+
+
+@pytest.mark.parametrize("settings", [["mix_streams=false"], ["n_stream=1"]])
+def test_causal_histories_need_other_streams(tmp_path, settings):
+    config = random_model("use_compressed_context=true", "histories=causal", *settings).config
+    write_file(history_path(config, tmp_path), config, 120, 4)
+    with pytest.raises(
+        InputError, match="causal goes on in other streams.* 2 streams or more, got (true and 1|false and 4)"
+    ):
+        ADDataset(config, tmp_path, "train", n_stream=1 if "n_stream=1" in settings else None)
