@@ -60,12 +60,14 @@ from history.writer import join_files, task_attributes, write_history
 from ranks import Ranks
 from utils import get_config, n_cores
 
-CHECKS = (env.config_problems, algorithm.config_problems, env.probe_tasks)
+CHECKS = (env.stepped_problems, algorithm.config_problems)
+SETTINGS = "settings.yaml"  # beside the parts: what they are made with
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     config = load_config(config_paths(args), args.overrides, checks=CHECKS)
+    env.check_horizon(config, args.overrides)
     output = history_path(config, args.traj_dir)
     parts = output.with_name(f".{output.name}.parts")
     log_dir = Path(args.log_dir) / output.stem
@@ -102,6 +104,8 @@ def prepare(
         InputError: the output or its parts were made with other settings, or another collect.py is at work.
         WriteError: a folder cannot be written to.
     """
+    if output.exists() and not output.is_file():
+        raise InputError(f"{output}: is no file; move it away, or choose another --traj-dir")
     if output.exists() and not overwrite:
         recorded = read_origin(output, config).recorded
         if not recorded:
@@ -109,21 +113,32 @@ def prepare(
         check_same_settings(config, recorded, output)
         print(f"{output} is already complete; use --overwrite to collect it again")
         return None
-    source = algorithm.source_class(config)
-    prepared = {"prepared": source.prepare(config, output.parent)} if hasattr(source, "prepare") else {}
     make_folder(output.parent)
     make_folder(log_dir)
     held = lock(output)
+    try:
+        return (*prepare_locked(config, output, parts, overwrite), held)
+    except BaseException:
+        held.close()
+        raise
+
+
+def prepare_locked(config: dict, output: Path, parts: Path, overwrite: bool) -> tuple[list[int], dict]:
+    """The tasks to collect and further arguments of the source, while the lock is held."""
     remove_temporaries(output.parent, output.name)
     if not parts.exists() and (left := unnamed_shards(output)):  # killed just before it could write the index
         left[-1].rename(parts)
-    prepare_parts(parts, config, overwrite)
+    if not overwrite:
+        check_parts(parts, config)
+    source = algorithm.source_class(config)  # preparing it can take minutes: what is wrong is told before
+    prepared = {"prepared": source.prepare(config, output.parent)} if hasattr(source, "prepare") else {}
+    prepare_parts(parts, config)
     tasks = range(len(env.list_tasks(config)))
     finished = {task for path in parts.glob("*.hdf5") for task in finished_tasks(path)}
     pending = [task for task in tasks if task not in finished]
     if len(pending) < len(tasks):
         print(f"going on: {len(tasks) - len(pending)} of {len(tasks)} tasks are already finished in {parts}")
-    return pending, prepared, held
+    return pending, prepared
 
 
 def finish(config: dict, output: Path, parts: Path, failures: dict[int, str], shard_tasks: int | None) -> None:
@@ -157,21 +172,20 @@ def check_same_settings(config: dict, existing: dict, place: Path) -> None:
         )
 
 
-def prepare_parts(parts: Path, config: dict, overwrite: bool = False) -> None:
-    """Make the folder of the parts. Those of other settings are an error, or dropped with `overwrite`.
+def check_parts(parts: Path, config: dict) -> None:
+    """Raise InputError, naming the differing keys, when finished parts were made with other settings."""
+    if (settings := parts / SETTINGS).exists() and any(parts.glob("*.hdf5")):
+        check_same_settings(config, get_config(settings), parts)
 
-    Parts of the same settings are always kept: collecting them again would give the same.
-    """
-    settings = parts / "settings.yaml"
-    if settings.exists():
-        try:
-            check_same_settings(config, get_config(settings), parts)
-        except InputError:
-            if not overwrite:
-                raise
-            shutil.rmtree(parts)
+
+def prepare_parts(parts: Path, config: dict) -> None:
+    """Make the folder of the parts. Those of the same settings are kept: collecting them again would give the same."""
+    try:
+        check_parts(parts, config)
+    except InputError:
+        shutil.rmtree(parts)
     make_folder(parts)
-    write_atomically(settings, lambda path: path.write_text(yaml.safe_dump(recorded_settings(config))))
+    write_atomically(parts / SETTINGS, lambda path: path.write_text(yaml.safe_dump(recorded_settings(config))))
 
 
 def finished_tasks(path: Path) -> list[int]:

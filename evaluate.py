@@ -104,12 +104,13 @@ def main(argv: list[str] | None = None) -> int:
     trained_config = complete_config(checkpoint["config"], path)
     overrides = chosen_overrides(args)
     config = override_config(trained_config, overrides, free_in_evaluation(), checks=(env.config_problems,))
+    env.check_horizon(config, overrides)
     if any(trained_config.get(name) != space for name, space in env.describe_spaces(config).items()):
         raise InputError(f"{path}: was trained on other observations or actions than the env of this evaluation has")
     model = load_model(checkpoint, config, path).to(choose_device(args.device))
     indices, family = env.split_tasks(config)[args.mode], env.list_tasks(config)
     if not indices:
-        raise InputError(f"--mode {args.mode}: has no tasks, since train_env_ratio is {config['train_env_ratio']}")
+        raise InputError(f"--mode {args.mode}: {env.why_no_tasks(config)}")
     tasks = [family[i] for i in indices]
     if args.render:
         check_renders(config, tasks[0])
@@ -128,8 +129,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if not returns.shape[-1]:
         raise InputError(
-            f"no episode ended within {longest} steps, the longest one by the env or `horizon`; "
-            "raise it with --set horizon=N"
+            f"in some environments no episode ended within {args.episodes} x {longest} steps, episodes x the longest one by the "
+            "env or `horizon`; raise it with --set horizon=N"
         )
     settings = {
         "checkpoint": str(path), "update": checkpoint["update"], "mode": args.mode, "repeats": args.repeats,

@@ -157,7 +157,13 @@ def prepare_run(
         write_atomically(run_dir / "config.yaml", lambda path: path.write_text(effective))
     run = new_run(config, datasets, run_dir, device, ranks, origin)
     if checkpoint:
-        run.restore(checkpoint)
+        try:
+            run.restore(checkpoint)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:  # of weights or an optimizer of another shape
+            raise InputError(
+                f"{run_dir}: its newest checkpoint does not fit the model of its config ({one_line(error, 200)}); "
+                "--overwrite trains anew, --run-dir keeps both"
+            ) from error
     if ranks.is_first:
         tell_start(run, checkpoint)
     return run

@@ -29,7 +29,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the long imports ends it without a traceback
     parse_arguments(None)  # --help and mistakes are answered before them
 
-import json
 import shlex
 import sys
 from dataclasses import dataclass
@@ -235,17 +234,19 @@ def open_study(search: Search) -> optuna.Study:
         InputError: it was begun with other settings or histories.
     """
     path = search.folder / "trials.journal"
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no file; remove it, or name another --out")
     if path.exists() and not (text := path.read_bytes()).endswith(b"\n"):
         path.write_bytes(text[: text.rfind(b"\n") + 1])  # a line that a killed command did not finish
+    # After a quarter of the updates returns are chance still
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=N_FIRST, n_warmup_steps=search.args.updates // 2)
     try:
         storage = JournalStorage(JournalFileBackend(str(path)))
-    except json.JSONDecodeError as error:
+        study = optuna.create_study(
+            storage=storage, study_name="compression", direction="maximize", load_if_exists=True, pruner=pruner
+        )
+    except (ValueError, KeyError, AssertionError) as error:  # a line that is no JSON, no text, or none of Optuna's
         raise InputError(f"{path}: damaged ({one_line(error, 200)}); remove it, or name another --out") from error
-    study = optuna.create_study(
-        storage=storage, study_name="compression", direction="maximize", load_if_exists=True,
-        # After a quarter of the updates returns are chance still
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=N_FIRST, n_warmup_steps=search.args.updates // 2),
-    )  # fmt: skip
     origin = read_origin(history_path(search.config, search.args.traj_dir), search.config)
     now = dict(search.config) | {"updates": search.args.updates, "histories of": origin.created_utc}
     then = yaml.safe_load(study.user_attrs.get("settings", "null")) or now

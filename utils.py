@@ -51,7 +51,7 @@ def get_config(path: str | Path, _including: tuple[Path, ...] = ()) -> dict:
         raise InputError(f"{path}: includes itself, by way of {' -> '.join(str(p) for p in _including)}")
     try:
         own = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise InputError(f"{path}: not readable as YAML: {one_line(error)}") from None
     if not isinstance(own, dict) or not all(isinstance(key, str) for key in own):
         raise InputError(

@@ -11,10 +11,13 @@ Letters in shapes: E streams, K training tasks, X situations, U different steps,
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from algorithm.explorer import Beliefs, Explorer, mixture
 from algorithm.knowledge import Knowledge, plan
+from files import InputError
 
 RARE = 0.001  # chance of an episode's end where none was ever seen; one fall has to tell a hole
 UNKNOWN = -20.0  # log-weight of a task that tells nothing of a place
@@ -23,6 +26,21 @@ N_MODELS = 16  # drawn per stream and episode; the mean of their policies stands
 
 class PSRL(Explorer):
     """The explorer with beliefs of each place's own."""
+
+    @staticmethod
+    def prepare(config: dict, traj_dir: Path) -> Knowledge:
+        """What the explorer learns from the first pass.
+
+        Raises:
+            InputError: as there, or too few tasks of it paid: each one is met by what the others teach.
+        """
+        known = Explorer.prepare(config, traj_dir)
+        if len(known.tasks) < 2:
+            raise InputError(
+                f"alg: PSRL takes each place for one of the training tasks': expected at least 2 of them on which the first "
+                f"pass ever got a reward, got {len(known.tasks)}; list more tasks, or train the first pass for longer"
+            )
+        return known
 
     def make_beliefs(self, known: Knowledge) -> Beliefs:
         return PlaceBeliefs(known, self.vec_env.num_envs, self.rng)

@@ -8,31 +8,39 @@ Letters in shapes: E streams, O observations, A actions.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+import env
 from algorithm.streams import StreamLearners
+from files import InputError
 
 
 class UCB(StreamLearners):
     """Takes the action whose mean reward, after this observation, plus bonus is highest; any of them where several are.
 
     The arguments are those of `Source`.
-
-    Raises:
-        ValueError: observations or actions are not Discrete.
     """
 
-    def __init__(self, config: dict, vec_env: VecEnv, seed: int, log_dir: str | None = None):
+    def __init__(
+        self, config: dict, vec_env: VecEnv, seed: int, log_dir: str | None = None, *, prepared: object = None
+    ):
         super().__init__(config, vec_env, seed, log_dir)
         spaces = vec_env.observation_space, vec_env.action_space
-        if not all(isinstance(space, gym.spaces.Discrete) for space in spaces):
-            raise ValueError(
-                f"alg: UCB counts: expected Discrete observations and actions, got {spaces[0]}, {spaces[1]}"
-            )
         shape = (vec_env.num_envs, *(int(space.n) for space in spaces))
         self.counts, self.sums, self.everyone = np.zeros(shape), np.zeros(shape), np.arange(shape[0])  # (E, O, A)
+
+    @staticmethod
+    def prepare(config: dict, traj_dir: Path) -> None:
+        """Raise InputError where observations or actions are not Discrete."""
+        observations, actions = env.spaces(config)
+        if not all(isinstance(space, gym.spaces.Discrete) for space in (observations, actions)):
+            raise InputError(
+                f"alg: UCB counts: expected Discrete observations and actions, got {observations}, {actions}; use PPO or A2C"
+            )
 
     def policy(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self.states = states

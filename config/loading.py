@@ -150,6 +150,16 @@ def free_in_evaluation() -> tuple[str, ...]:
     return names(Decides.EVALUATION, Decides.TASKS, Decides.SPLIT)
 
 
+def recorded_problem(config: dict) -> str | None:
+    """The first value of a recorded config that decides something and is impossible, or None."""
+    complete = DEFAULTS | config
+    for name in recorded_settings(config).keys() & config.keys() & ALL_KEYS.keys():
+        key, value = ALL_KEYS[name], _as_kind(config[name], ALL_KEYS[name])
+        if key.is_read(complete) and (found := key.problem(value)):
+            return f"{name}: {config[name]!r}: {found}"
+    return None
+
+
 def differences(before: dict, now: dict, keys: Iterable[str], where_now: str = "now") -> str:
     """Which of the `keys` differ between two configs, in words; empty if none does."""
     return "; ".join(
@@ -283,7 +293,11 @@ def _as_kind(value: Any, key: Key) -> Any:
     """Where a float is expected, an integer is fine too, and 3e-4, which YAML 1.1 reads as text."""
     if key.kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if key.kind is float and isinstance(value, str) and re.fullmatch(r"[+-]?[0-9.]+[eE][+-]?[0-9]+", value):
+    if (
+        key.kind is float
+        and isinstance(value, str)
+        and re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][+-]?[0-9]+", value)
+    ):
         return float(value)
     return value
 

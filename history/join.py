@@ -88,7 +88,7 @@ def join_shards(path: Path) -> None:
     """Replace an index by one file of all its tasks, and remove the shards.
 
     Raises:
-        InputError: the file is no index, or a shard is missing.
+        InputError: the file is no index, or a shard is missing or damaged.
     """
     with open_history(path) as file:
         with reading(path):
@@ -98,6 +98,9 @@ def join_shards(path: Path) -> None:
             raise InputError(f"{path}: holds its tasks itself; there is nothing to join")
         check_shards(path, set(shards.values()))
         config, created = recorded_config(file, path), file.attrs.get("created_utc")
+    for task, shard in shards.items():  # told with its own name, before anything is written
+        with reading(path, config, shard), h5py.File(shard) as part:
+            _ = part[str(task)]
     with reading(path):
         join_files(path, shards, config, created_utc=created)
     remove_unnamed_shards(path)

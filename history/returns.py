@@ -96,6 +96,17 @@ def _returns_and_ends(
         names = [name for name in ("compress_markers", "dones", "rewards") if name in group]
         arrays = {name: group[name][()] for name in names}
         returns = group.attrs.get("mean_return_per_rollout")
+    of_steps = {name: arrays[name] for name in ("dones", "rewards") if name in arrays}
+    for name, array in of_steps.items():
+        if array.dtype.kind not in "biuf" or not array.ndim or not array.size:
+            raise InputError(
+                f"{path}:/{task}/{name}: has shape {array.shape} of {array.dtype}, expected numbers of all steps"
+            )
+        arrays[name] = array.reshape(len(array), -1)
+    if len(shapes := {arrays[name].shape for name in of_steps}) > 1:
+        raise InputError(
+            f"{path}:/{task}: its dones and rewards have different shapes, {' and '.join(map(str, shapes))}"
+        )
     if returns is not None and not np.issubdtype(np.asarray(returns).dtype, np.number):
         raise InputError(f"{path}:/{task}: mean_return_per_rollout: expected a number for every rollout")
     if returns is None and not {"dones", "rewards"} <= set(arrays):

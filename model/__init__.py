@@ -22,9 +22,10 @@ def make_model(config: dict) -> Model:
 def config_problems(config: dict) -> list[str]:
     """What is wrong with the model part of a config, beyond types and ranges."""
     problems = []
-    for name, table in (("model", MODEL), ("context", CONTEXT)):
+    for name, table, method in (("model", MODEL, "evaluate_in_context"), ("context", CONTEXT, "rolling")):
         try:
-            find_class(config[name], table)
+            if not callable(getattr(find_class(config[name], table), method, None)):
+                problems.append(f"{name}: '{config[name]}' has no method {method}, which every {name} has")
         except KeyError:
             problems.append(f"{name}: unknown '{config[name]}', expected one of {', '.join(table)}, or module:Class")
         except Exception as error:  # whatever a user's module raises

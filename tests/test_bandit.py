@@ -1,5 +1,7 @@
 """Bandits, and UCB against a reference computed here."""
 
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -35,6 +37,16 @@ def test_gymnasium_accepts_it_and_wrong_arguments_are_told():
     for wrong in ({"n_pulls": 3}, {"delay": -1}, {"noise": -0.1}):
         with pytest.raises(ValueError, match="expected an even number"):
             Bandit(**wrong)
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+def test_ucb_says_before_any_work_what_it_counts(env_id):
+    with pytest.raises(InputError, match="alg: UCB counts: expected Discrete observations and actions, got Box"):
+        UCB.prepare(
+            tiny_config("bandit")
+            | {"env": env_id, "task_ranges": {}, "task_kwargs": [{}], "env_kwargs": {}, "n_tasks": None},
+            Path(),
+        )
 
 
 def test_ucb_takes_what_a_reference_takes():

@@ -130,6 +130,7 @@ def test_a_policy_is_told_the_numbers_also_at_an_episodes_end():
 
 @pytest.mark.slow
 def test_it_goes_through_all_scripts(tmp_path, capsys):
+    tmp_path = tmp_path / "new"  # the folder of the histories is made before the policy is trained
     assert collect.main(arguments(tmp_path)) == 0
     config = load_config(FILES, SMALL)
     path = history_path(config, tmp_path)
@@ -153,6 +154,17 @@ def test_it_goes_through_all_scripts(tmp_path, capsys):
     assert train.main([*arguments(tmp_path), *run, *set_flags(*small, "eval_episodes=1", "eval_repeats=1")]) == 0
     evaluated = ["--runs-dir", str(tmp_path / "run"), "--traj-dir", str(tmp_path), "--device", "cpu"]
     assert evaluate.main([*evaluated, "--episodes", "2", "--repeats", "1"]) == 0
+
+
+def test_parts_of_other_settings_are_told_before_the_policy_is_trained(tmp_path, monkeypatch):
+    path = history_path(load_config(FILES, SMALL), tmp_path)
+    parts = tmp_path / f".{path.name}.parts"
+    collect.prepare_parts(parts, load_config(FILES, [*SMALL, "n_stream=2"]))
+    (parts / "0.hdf5").touch()  # without a finished task nothing would be lost
+    monkeypatch.setattr(Conditioned, "prepare", lambda *_: pytest.fail("trained"))
+    with pytest.raises(InputError, match="n_stream: 2 there, 3 now"):
+        collect.main(arguments(tmp_path))
+    assert (parts / "settings.yaml").exists()
 
 
 def test_it_says_what_it_needs(tmp_path):

@@ -107,6 +107,20 @@ def test_the_sources_curve_goes_by_the_files_own_rollouts(count_histories, tmp_p
                 del file["0"].attrs["mean_return_per_rollout"]
 
 
+def replace(file, name, change):
+    values = file.pop(name)[()]
+    file[name] = change(values)
+
+
+def test_rewards_may_have_an_axis_more(count_histories, tmp_path):
+    folder, config = count_histories
+    copy = shutil.copy(history_path(config, folder), tmp_path / "copy.hdf5")
+    with h5py.File(copy, "r+") as file:
+        del file["0"].attrs["mean_return_per_rollout"]
+        replace(file, "0/rewards", lambda rewards: rewards[..., None])
+    assert source_curve(Path(copy), [0], config)[1].tolist() == [3, 3, 3, 3]
+
+
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
@@ -114,6 +128,11 @@ def test_the_sources_curve_goes_by_the_files_own_rollouts(count_histories, tmp_p
         (lambda file: file["0"].attrs.update({"mean_return_per_rollout": "none"}), "mean_return_per_rollout"),
         (lambda file: [file["0"].attrs.pop("mean_return_per_rollout"), file.pop("0/dones")], "has neither"),
         (lambda file: file.pop("0"), "damaged"),
+        (lambda file: replace(file, "0/dones", lambda dones: dones[:, 0]), "dones and rewards have different shapes"),
+        (
+            lambda file: replace(file, "0/rewards", lambda rewards: rewards.astype("S3")),
+            "rewards: has shape .*expected numbers",
+        ),
     ],
 )
 def test_why_there_is_no_curve_is_told(count_histories, tmp_path, break_it, message):

@@ -1,22 +1,25 @@
 """The three scripts together, on CPU: they learn, resume, fall back, and write what they promise."""
 
 import shutil
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import TINY_ENV, TINY_MODEL, TINY_SOURCE, set_flags
+from conftest import TINY_ENV, TINY_MODEL, TINY_SOURCE, set_flags, tiny_config
 from faults import HISTORY
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import collect
 import evaluate
+import inspect_history
 import train
 from checkpoints import checkpoint_paths, load_checkpoint
 from files import InputError, WriteError
+from history.format import history_path
 from utils import ROOT
 
 TINY = set_flags(*TINY_ENV, *TINY_SOURCE, *TINY_MODEL)
@@ -271,6 +274,48 @@ def test_settings_of_the_source_come_from_the_file(tiny_histories, tmp_path):
         alg = ["--alg-config", "config/algorithm/ppo_darkroom.yaml"]
         train.main([*common, "--run-dir", str(tmp_path / "other"), *model, *alg])
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [("n_steps", "ten", "int"), ("grid_size", "3", "int"), ("n_stream", -3, "at least 1")],
+)
+def test_a_file_that_records_impossible_settings_is_refused(tiny_histories, tmp_path, name, value, expected):
+    path = Path(shutil.copy(tiny_histories / HISTORY, tmp_path))
+    with h5py.File(path, "a") as file:
+        file.attrs["config"] = yaml.safe_dump(yaml.safe_load(file.attrs["config"]) | {name: value})
+    with pytest.raises(InputError, match=f"the config that it records: {name}: {value!r}: expected {expected}"):
+        train_in(tmp_path / "run", tmp_path)
+    inspect_history.main([str(path)])  # tells what the values alone say
+
+
+def test_a_checkpoint_of_another_shape_does_not_go_on(tiny_histories, tmp_path):
+    path = train_in(tmp_path, tiny_histories)[-1]
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["model"].popitem()
+    torch.save(checkpoint, path)
+    with pytest.raises(InputError, match="newest checkpoint does not fit the model of its config .*--overwrite"):
+        train_in(tmp_path, tiny_histories, "train_timesteps=30")
+
+
+def test_a_horizon_that_nothing_reads_is_told(tmp_path):
+    for name in ("frozen_lake", "bandit"):
+        with pytest.raises(InputError, match="--set horizon: .* ends its episodes itself, so nothing reads it"):
+            collect.main([name, "--traj-dir", str(tmp_path), *set_flags("horizon=15", "n_tasks=4")])
+    assert not list(tmp_path.iterdir())
+
+
+def test_parts_without_a_finished_task_keep_no_settings(tiny_histories, tmp_path):
+    """After a collection that failed everywhere the mended config is taken."""
+    config = tiny_config()
+    parts = tmp_path / f".{history_path(config, tmp_path).name}.parts"
+    collect.prepare_parts(parts, config)
+    other = config | {"n_stream": config["n_stream"] + 1}
+    collect.check_parts(parts, other)
+    collect.prepare_parts(parts, other)
+    (parts / "0.hdf5").touch()
+    with pytest.raises(InputError, match="n_stream"):
+        collect.check_parts(parts, config)
 
 
 def test_the_best_checkpoint_can_be_evaluated(tiny_histories, tmp_path, capsys):

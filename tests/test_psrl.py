@@ -1,9 +1,13 @@
 """Posterior sampling with beliefs of each place's own: its draws, and a task that is a mixture of the training tasks."""
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from algorithm.knowledge import Counts, Knowledge, Numbers, Usual, plan
-from algorithm.psrl import PlaceBeliefs, draw_each
+from algorithm.psrl import PSRL, PlaceBeliefs, draw_each
+from files import InputError
 
 NONE = np.zeros(1)  # noise
 START, GOAL = 0, 4  # and three cells between them
@@ -21,6 +25,14 @@ def three_ways() -> Knowledge:
     policies = plan(numbers, steps, chances, rewards, ends)
     more = {"tasks": (0, 1), "counts": Counts(steps, *[chances] * 4), "usual": Usual(chances[0], ends.mean(0), 1.0)}
     return Knowledge(numbers, steps, chances, rewards, 0.1, ends, policies, np.zeros((2, 3)), **more)
+
+
+def test_too_few_tasks_are_told(monkeypatch):
+    """Each training task is met by what the others teach: with one there are none."""
+    known = three_ways().without(0)
+    monkeypatch.setattr("algorithm.psrl.Explorer.prepare", lambda *_: known)
+    with pytest.raises(InputError, match="expected at least 2 of them on which .* got 1"):
+        PSRL.prepare({}, Path())
 
 
 def test_draws_are_independent_and_as_likely_as_asked():

@@ -93,6 +93,8 @@ def test_a_shard_that_is_missing_or_damaged_is_named(shards):
         dataset.batch(np.arange(len(dataset)))
     shard.unlink()  # the old one is still open
     shard.write_bytes(b"")
+    with pytest.raises(Damaged, match="tasks-4-7.hdf5: damaged"):
+        join.main([str(shards)])
     assert len([p for p in check_file(shards)[1] if any("tasks-4-7.hdf5: damaged" in x for x in p.problems)]) == 4
     shard.unlink()
     with pytest.raises(InputError, match="its shard .*tasks-4-7.hdf5 is missing; move it back"):

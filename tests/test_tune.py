@@ -54,9 +54,10 @@ def test_a_search_goes_on_and_its_model_config_trains(tiny_histories, tmp_path, 
     journal.write_bytes(whole + b'{"op_code": 9, "wor')  # a command was killed while it wrote
     assert tune.main(arguments(tiny_histories, tmp_path / "two", "--trials", "5")) == 0
     assert journal.read_bytes().startswith(whole) and b"wor{" not in journal.read_bytes()
-    journal.write_bytes(b"junk\n" + whole)
-    with pytest.raises(InputError, match="trials.journal: damaged"):
-        tune.main(arguments(tiny_histories, tmp_path / "two", "--trials", "5"))
+    for damaged in (b"junk\n" + whole, whole + b"junk\n", whole + b'{"op_code": 99}\n', b"\xff\xfe\n"):
+        journal.write_bytes(damaged)
+        with pytest.raises(InputError, match="trials.journal: damaged"):
+            tune.main(arguments(tiny_histories, tmp_path / "two", "--trials", "5"))
     journal.write_bytes(whole)
 
     with pytest.raises(InputError, match="holds a search with other settings .updates: 4 there, 5 now"):
