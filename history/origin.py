@@ -40,6 +40,7 @@ class Origin:
         rollout_length: steps per stream in a rollout: the recorded `n_steps`, else the most common distance
             between region starts of the first task; None without markers.
         fields: the datasets of the first task.
+        n_streams: of the first task; None where it has no states.
         format_version: 1 for older files, which have none.
     """
 
@@ -49,6 +50,7 @@ class Origin:
     versions: str
     rollout_length: int | None
     fields: frozenset[str]
+    n_streams: int | None
     format_version: int
 
 
@@ -72,13 +74,15 @@ def origin_of(file: h5py.File, path: Path, config: dict | None = None) -> Origin
         told = dict(file.attrs)
         first = task_group(file, path, first_task(file), config)
         fields = frozenset(first) if isinstance(first, h5py.Group) else frozenset()
+        shape = getattr(first["states"], "shape", ()) if "states" in fields else ()
         length = recorded.get("n_steps")
         if not isinstance(length, int) or length < 2:
             markers = np.asarray(first["compress_markers"][()]) if "compress_markers" in fields else np.zeros(())
             length = rollout_length(of_first_stream(markers)) if markers.ndim in (1, 2) else None
     texts = {name: str(told.get(name, "")) for name in ("created_utc", "git_commit", "versions")}
     version = int(told.get("format_version", FORMAT_VERSION))
-    return Origin(recorded, **texts, rollout_length=length, fields=fields, format_version=version)
+    n_streams = shape[1] if len(shape) > 1 else None
+    return Origin(recorded, **texts, rollout_length=length, fields=fields, n_streams=n_streams, format_version=version)
 
 
 def recorded_config(file: h5py.File, path: Path, config: dict | None = None) -> dict:

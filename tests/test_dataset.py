@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import tiny_config, write_file
 
-from dataset import ADDataset
+from dataset import ADDataset, effective_config
 from files import InputError
 from history.format import history_path
 from history.reader import StoredArray
@@ -324,6 +324,13 @@ def test_older_file_loads(make):
     assert sample["actions"].shape == (24,) and not sample["dones"].any()
 
 
+def test_of_a_file_that_does_not_say_all_streams_are_used(tmp_path):
+    config = tiny_config("n_stream=50", "batch_size=96")
+    write_file(history_path(config, tmp_path), config, N_STEPS, N_STREAMS)
+    for given, n_streams in (({}, N_STREAMS), ({"n_stream": 50}, 50), (None, 50)):
+        assert effective_config(config, tmp_path, given)["n_stream"] == n_streams
+
+
 def damaged(shape, value, at, dtype=float):
     array = np.zeros(shape, dtype=dtype)
     array[at] = value
@@ -384,6 +391,11 @@ def intervals_of(interval: int) -> np.ndarray:
 
 def test_files_that_are_none(tmp_path):
     config = tiny_config()
+    h5py.File(history_path(config, tmp_path), "w").create_group("00")
+    with warnings.catch_warnings(), pytest.raises(InputError, match="has no groups named 0, 1"):
+        warnings.simplefilter("error")
+        ADDataset(config, tmp_path, "train")
+    history_path(config, tmp_path).unlink()
     with pytest.raises(InputError, match="no such history file; collect it with"):
         ADDataset(config, tmp_path, "train")
     path = history_path(config, tmp_path)
