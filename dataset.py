@@ -304,15 +304,12 @@ class ADDataset(Dataset):
                 f"{self.history.path}: a task has no {max(length, interval)} steps of whole rollouts, as one region needs; "
                 "lower compress_interval, or use more of the file (train_source_timesteps)"
             )
-        is_whole = self.config["histories"] == "whole" and self.config["region_ends"] == "fixed"
-        if is_whole and n_regions > (held := shortest // interval):  # the last region would be shown again and again
-            found = f"streams of {shortest} steps hold {held} regions of compress_interval {interval}"
-            if not hasattr(self.context, "history_regions"):  # memory's layout
-                raise InputError(
-                    f"{self.history.path}: {found}, history_regions asks for {n_regions}; lower one of them"
-                )
-            self._warn(f"{found}: that many history_regions are used, not {n_regions}")
-            self.context.history_regions = held
+        is_cut_short = self.config["histories"] == "whole" and self.config["region_ends"] == "fixed"
+        if interval > length and is_cut_short and n_regions * interval > shortest:
+            raise InputError(
+                f"{self.history.path}: streams of {shortest} steps hold {shortest // interval} regions of compress_interval "
+                f"{interval}, history_regions asks for {n_regions}; lower one of them"
+            )
         kind, more = HISTORIES[self.config["histories"]], {}
         if kind is CausalHistories and (self.n_streams == 1 or not self.mix_streams):
             raise InputError(

@@ -226,21 +226,22 @@ def test_a_region_may_be_several_rollouts_of_one_stream(tmp_path, histories, con
     assert torch.isfinite(model(batch)["loss_total"])
 
 
-def test_whole_histories_of_short_streams_hold_what_there_is(tmp_path):
-    """The last region was shown again and again, so the model learned to copy the one before."""
-    settings = ["use_compressed_context=true", "histories=whole", "history_regions=20"]
-    for more in (["n_transit=24"], ["use_compressed_context=false", "n_transit=24"]):
-        config = random_model(*settings, *more, "compress_interval=12").config
-        write_file(history_path(config, tmp_path), config | {"compress_interval": 12}, 120, 4)
-        with pytest.warns(UserWarning, match="hold 10 regions of .* 12: that many history_regions are used, not 20"):
-            dataset = ADDataset(config, tmp_path, "train")
-        batch = dataset.sample_batch(200, np.random.default_rng(0))
-        rewards = batch["rewards"].numpy().astype(int)
-        assert all((np.diff(row[:n]) == 10).all() for row, n in zip(rewards, batch["region_lengths"].sum(1).tolist()))
-    for interval, held in ((12, 10), (24, 5)):
-        config = random_model(*MEMORY, *settings, f"compress_interval={interval}").config
-        with pytest.raises(InputError, match=f"hold {held} regions of .* {interval}, history_regions asks for 20"):
-            ADDataset(config, tmp_path, "train")
+def test_a_short_streams_last_region_is_shown_again(tmp_path):
+    """It stands for those that would follow."""
+    config = random_model("use_compressed_context=true", "histories=whole", "history_regions=20", "n_transit=24").config
+    write_file(history_path(config, tmp_path), config | {"compress_interval": 12}, 120, 4)
+    starts, _, streams = ADDataset(config, tmp_path, "train").timeline.histories.draw(
+        np.zeros(9, dtype=int), 20, np.random.default_rng(0)
+    )
+    assert (starts == np.minimum(np.arange(20), 9) * 12).all() and (streams == streams[:, :1]).all()
+
+
+def test_regions_longer_than_a_stream_allows_are_told(tmp_path):
+    settings = ["compress_interval=24", "histories=whole", "history_regions=6", "n_transit=48"]
+    config = random_model("use_compressed_context=true", *settings).config
+    write_file(history_path(config, tmp_path), config | {"compress_interval": 12}, 120, 4)
+    with pytest.raises(InputError, match="streams of 120 steps hold 5 regions of .* 24, history_regions asks for 6"):
+        ADDataset(config, tmp_path, "train")
 
 
 @pytest.mark.parametrize("kind", [Histories, CausalHistories])
