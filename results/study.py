@@ -227,10 +227,7 @@ SETTINGS = [
     *(setting for family in FAMILIES for setting in of_family(family)),
     *(setting for family in CONTROL for setting in of_family(family, episodes=60)),
     *(explores(family, "conditioned") for family in CONDITIONED),
-    *(
-        explores(family, "conditioned", "-standard", "use_compressed_context=false", seeds=(0,))
-        for family in CONDITIONED
-    ),
+    *(explores(family, "conditioned", "-standard", "use_compressed_context=false") for family in CONDITIONED),
     explores("frozen_lake", "psrl"),
     explores(
         "frozen_lake",
