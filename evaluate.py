@@ -346,12 +346,10 @@ def print_table(results: Results, labels: list[str]) -> None:
 
 def tell_mean(name: str, values: np.ndarray, digits: int) -> None:
     """The mean of (tasks, repeats) values, with its interval over tasks; over repeats where there is one task."""
-    several = len(values) > 1
-    low, high = interval(values.mean(axis=1)[None] if several else values)
-    over = "tasks" if several else "the repeats of one task"
-    print(
-        f"{name}: {values.mean():.{digits}f}, 95 % interval {low:.{digits}f} to {high:.{digits}f} (bootstrap over {over})"
-    )
+    over = "tasks" if len(values) > 1 else "the repeats of one task"
+    low, high = interval(values.mean(axis=1)[None] if len(values) > 1 else values)
+    known = f", 95 % interval {low:.{digits}f} to {high:.{digits}f} (bootstrap over {over})" if values.size > 1 else ""
+    print(f"{name}: {values.mean():.{digits}f}{known}")
 
 
 def write_results(results: Results, out: Path, traj_dir: str) -> None:
