@@ -71,12 +71,16 @@ def _unkept(value: object) -> Iterator[object]:
     if isinstance(value, (list, tuple)):
         for entry in value:
             yield from _unkept(entry)
-    elif isinstance(value, float):
-        yield from [value] * math.isnan(value)
-    elif isinstance(value, int):
-        yield from [value] * (not -(2**63) <= value < 2**63)
-    elif isinstance(value, (date, bytes, set)) or (isinstance(value, str) and "\0" in value):
+    elif not _is_kept(value):
         yield value
+
+
+def _is_kept(value: object) -> bool:
+    if isinstance(value, float):
+        return not math.isnan(value)
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return "\0" not in value if isinstance(value, str) else not isinstance(value, (date, bytes, set))
 
 
 def _name_problems(name: str) -> list[str]:
@@ -198,7 +202,8 @@ def _made_problems(config: dict) -> list[str]:
 
 def check_horizon(config: dict, overrides: list[str]) -> None:
     """Raise InputError where the command line sets a `horizon` that nothing reads."""
-    if any(override.startswith("horizon=") for override in overrides) and "horizon" not in keys_read(config):
+    is_set = config["horizon"] is not None and any(override.startswith("horizon=") for override in overrides)
+    if is_set and "horizon" not in keys_read(config):
         raise InputError(
             f"--set horizon: '{config['env']}' ends its episodes itself, so nothing reads it; leave it out, or set its own limit, "
             f"as with --set 'env_kwargs={{max_episode_steps: {config['horizon']}}}' for ids of Gymnasium's"
