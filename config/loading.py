@@ -152,11 +152,11 @@ def free_in_evaluation() -> tuple[str, ...]:
 
 def recorded_problem(config: dict) -> str | None:
     """The first value of a recorded config that decides something and is impossible, or None."""
-    complete = DEFAULTS | config
-    for name in recorded_settings(config).keys() & config.keys() & ALL_KEYS.keys():
-        key, value = ALL_KEYS[name], _as_kind(config[name], ALL_KEYS[name])
-        if key.is_read(complete) and (found := key.problem(value)):
-            return f"{name}: {config[name]!r}: {found}"
+    complete, deciding = DEFAULTS | config, recorded_settings(config)
+    for name, value in config.items():
+        key = ALL_KEYS.get(name) if name in deciding else None
+        if key and key.is_read(complete) and (found := key.problem(_as_kind(value, key))):
+            return f"{name}: {value!r}: {found}"
     return None
 
 

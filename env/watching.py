@@ -38,14 +38,13 @@ class Watched(gym.Wrapper):
     def reset(self, **options):
         self.episode, self.n_steps = self.episode + 1, 0
         observation, info = self._call(self.env.reset, **options)
-        self._check({"observation": observation, "info": info})
+        self._check(observation=observation, info=info)
         return observation, info
 
     def step(self, action):
         self.n_steps += 1
         observation, reward, terminated, truncated, info = self._call(self.env.step, as_its_space(action, self.actions))
-        given = {"observation": observation, "reward": reward, "terminated": terminated, "truncated": truncated}
-        self._check(given | {"info": info})
+        self._check(observation=observation, reward=reward, terminated=terminated, truncated=truncated, info=info)
         if terminated or truncated:  # kept past the reset, which may write into the same array
             observation = np.array(observation)
         return observation, reward, terminated, truncated, info
@@ -63,7 +62,7 @@ class Watched(gym.Wrapper):
     def place(self) -> str:
         return f"{self.task}, episode {self.episode}, {f'step {self.n_steps}' if self.n_steps else 'reset'}"
 
-    def _check(self, given: dict[str, object]) -> None:
+    def _check(self, **given: object) -> None:
         for argument, value in given.items():
             if found := _wrong(argument, value, self.space, self.checks_bounds):
                 raise EnvironmentFault(f"{self.place}: {argument}: {found}; mend the environment, or wrap it")
@@ -77,6 +76,11 @@ def as_its_space(action: object, space: gym.Space) -> object:
     return action.clip(space.low, space.high) if isinstance(space, Box) else action
 
 
+def is_finite(values: np.ndarray | float) -> np.ndarray:
+    """True where a number is finite as a float32, which is what training takes."""
+    return abs(values) <= LARGEST
+
+
 def entry_sizes(space: gym.Space) -> np.ndarray | None:
     """How many values each entry of a space can have, (entries,); None for real-valued ones."""
     if isinstance(space, MultiBinary):
@@ -88,11 +92,11 @@ def entry_sizes(space: gym.Space) -> np.ndarray | None:
 
 def _wrong(argument: str, value: object, space: gym.Space, checks_bounds: bool) -> str | None:
     """What a step gave and what it should have given, or None if it is as it should be."""
-    is_usual = isinstance(value, bool) or (argument == "reward" and isinstance(value, float) and abs(value) <= LARGEST)
-    if is_usual and argument not in ("observation", "info"):  # fast
-        return None
     if argument == "info":
         return None if isinstance(value, dict) else f"{repr(value)[:120]}: expected a dict"
+    is_usual = isinstance(value, bool) or (argument == "reward" and isinstance(value, float) and is_finite(value))
+    if is_usual and argument != "observation":  # fast
+        return None
     try:
         array = np.asarray(value)
     except ValueError:  # lists of different lengths
@@ -101,11 +105,8 @@ def _wrong(argument: str, value: object, space: gym.Space, checks_bounds: bool) 
         return _outside(array, space, checks_bounds)
     is_number = array.shape == () and array.dtype.kind in ("biuf" if argument == "reward" else "biu")
     if argument == "reward":
-        return (
-            None
-            if is_number and abs(array) <= LARGEST
-            else f"{_shown(array)}: expected a finite number, as float32 holds it"
-        )
+        fits = is_number and is_finite(array)
+        return None if fits else f"{_shown(array)}: expected a finite number, as float32 holds it"
     return None if is_number and array in (0, 1) else f"{_shown(array)}: expected True or False"
 
 
@@ -121,7 +122,7 @@ def _outside(array: np.ndarray, space: gym.Space, checks_bounds: bool) -> str | 
         return f"{_shown(array)}: expected {wanted}, as in its {space}; got {array.dtype}"
     if array.shape != space.shape:
         return f"{_shown(array)}: expected the shape {space.shape} of its {space}, got {array.shape}"
-    fits = abs(array) <= LARGEST
+    fits = is_finite(array)
     if not isinstance(space, Box):
         fits &= (array >= 0) & (array < entry_sizes(space).reshape(space.shape))
     elif checks_bounds or not is_real:

@@ -17,10 +17,18 @@ import env
 from config.loading import recorded_problem
 from config.schema import KEYS
 from files import InputError, describe_foreign_error
-from history.format import REQUIRED_FIELDS, RESULTS, argument_name, as_attribute, attribute_name, from_attribute
+from history.format import (
+    NUMBER_KINDS,
+    REQUIRED_FIELDS,
+    RESULTS,
+    argument_name,
+    as_attribute,
+    attribute_name,
+    from_attribute,
+)
 from history.markers import find_regions, of_first_stream
 from history.origin import Origin, open_history, origin_of, reading, task_group, task_numbers
-from history.reader import NUMBER_KINDS, SUM_TOLERANCE, HistoryFile
+from history.reader import HistoryFile
 from history.returns import mean_return_per_rollout
 
 RETURN_TOLERANCE = 1e-5  # relative, of attributes that hold returns as float32
@@ -262,17 +270,11 @@ def _region_problems(path: Path, report: TaskReport, arrays: Arrays, origin: Ori
 
 
 def _learning_problems(path: Path, report: TaskReport, arrays: Arrays) -> Iterable[str]:
-    """Returns and entropy per rollout, and whether attributes and probabilities agree with the arrays."""
+    """Returns and entropy per rollout, and whether attributes agree with the arrays."""
     report.entropy = entropy_per_rollout(arrays, report.regions)
     report.returns = returns_per_rollout(arrays, report.regions)
     if "dones" not in arrays:
         report.notes.append(f"{path}: has no dones: returns and gaps cannot be checked")
-    if "action_probs" in arrays:
-        sums = arrays["action_probs"].sum(axis=-1, dtype=np.float64)
-        n_entries = arrays["actions"].shape[2] if arrays["actions"].ndim > 2 else 1
-        if (wrong := np.argwhere(~(np.abs(sums - n_entries) <= n_entries * SUM_TOLERANCE))).size:
-            place = tuple(int(i) for i in wrong[0])
-            yield f"{report.place}/action_probs: at {place} they sum to {sums[place]:.3f}"
     told = np.atleast_1d(report.attributes.get("mean_return_per_rollout", report.returns))
     finished = report.returns[: len(told)]
     if not np.issubdtype(told.dtype, np.number) or told.ndim > 1:

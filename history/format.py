@@ -14,6 +14,7 @@ import yaml
 
 FORMAT_VERSION = 1  # the newest that this code reads, and the one it writes
 REQUIRED_FIELDS = ("states", "actions", "rewards")
+NUMBER_KINDS = "biuf"  # of dtypes: True or False, whole and real numbers
 FIELDS = (*REQUIRED_FIELDS, "dones")  # what training reads of every step; the last one is optional
 RESULTS = ("optimal_return", "mean_return_per_rollout")
 RESERVED = ("seed", *RESULTS)  # attributes of a group that are no argument of its task

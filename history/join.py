@@ -20,7 +20,16 @@ from pathlib import Path
 import h5py
 
 from files import InputError, lock
-from history.origin import check_shards, find_shard, first_task, open_history, reading, recorded_config, task_numbers
+from history.origin import (
+    check_shards,
+    find_shard,
+    first_task,
+    open_history,
+    reading,
+    recorded_config,
+    task_group,
+    task_numbers,
+)
 from history.writer import join_files
 from scripts import run_script
 
@@ -98,9 +107,8 @@ def join_shards(path: Path) -> None:
             raise InputError(f"{path}: holds its tasks itself; there is nothing to join")
         check_shards(path, set(shards.values()))
         config, created = recorded_config(file, path), file.attrs.get("created_utc")
-    for task, shard in shards.items():  # told with its own name, before anything is written
-        with reading(path, config, shard), h5py.File(shard) as part:
-            _ = part[str(task)]
+        for task in tasks:  # a damaged shard is told with its own name, before anything is written
+            task_group(file, path, task, config)
     with reading(path):
         join_files(path, shards, config, created_utc=created)
     remove_unnamed_shards(path)

@@ -40,8 +40,7 @@ class Histories:
         streams = np.broadcast_to(streams, (B, n_regions)).copy()
         if self.mix_streams and self.n_streams > 1:  # a region never repeats the one before
             for i in range(1, n_regions):
-                streams[:, i] += streams[:, i] == streams[:, i - 1]
-                streams[:, i] %= self.n_streams
+                streams[:, i] = (streams[:, i] + (streams[:, i] == streams[:, i - 1])) % self.n_streams
         part = rng.integers(self.per_rollout, size=(B, n_regions))
         rollouts = self.rollouts(tasks, part, streams, rng)
         starts = rollouts * self.rollout_length + part * self.interval

@@ -15,14 +15,13 @@ import numpy as np
 
 import env
 from files import InputError
-from history.format import FIELDS, REQUIRED_FIELDS, soft_target_names
+from history.format import FIELDS, NUMBER_KINDS, REQUIRED_FIELDS, soft_target_names
 from history.markers import find_regions, of_first_stream
 from history.origin import check_env, check_shards, open_history, reading, recorded_config, shards_of, task_group
 
 MEMORY_SHARE = 0.5  # of what is free; larger datasets stay in the file
 CACHE_BYTES = 256e6  # for pieces of such a dataset
 GROUPS_KEPT = 256  # open at a time; their shards are open too, and a process may mostly open 1,024 files
-NUMBER_KINDS = "biuf"  # of dtypes: True or False, whole and real numbers
 SUM_TOLERANCE = 0.01  # of probabilities: float16 keeps three digits
 Group = dict[str, h5py.Dataset]  # of a task: its datasets that this code reads
 
@@ -204,21 +203,29 @@ class HistoryFile:
             wrong, expected = ~(is_whole & (values >= 0) & (values <= highest)), f"whole numbers 0 to {np.max(highest)}"
         elif name == "action_probs":
             wrong, expected = ~((values >= 0) & (values <= 1)), "probabilities"
-            n_entries = int(np.prod(self.action_space.shape, dtype=int))
-            sums = values.sum(axis=-1, keepdims=True, dtype=np.float64)
-            wrong = wrong | ~(np.abs(sums - n_entries) <= n_entries * SUM_TOLERANCE)
-            expected = f"probabilities that sum to {n_entries}"
         elif name == "action_stds":
-            wrong, expected = ~((values > 0) & is_finite(values)), "standard deviations"
+            wrong, expected = ~((values > 0) & env.is_finite(values)), "standard deviations"
         elif name == "dones":
             wrong, expected = ~np.isin(values, (0, 1)), "True or False"
         else:
-            wrong, expected = ~is_finite(values), "finite numbers, as float32 holds them"
+            wrong, expected = ~env.is_finite(values), "finite numbers, as float32 holds them"
         if wrong.any():
             step, *rest = (int(i) for i in np.argwhere(wrong)[0])
             raise InputError(
                 f"{place}: value {values[step, *rest]} at {(start + step, *rest)}, expected {expected}; the file does not fit the config's env, or "
                 "is damaged: collect it again"
+            )
+        if name == "action_probs":
+            self._check_sums(place, values, start)
+
+    def _check_sums(self, place: str, probs: np.ndarray, start: int) -> None:
+        n_entries = int(np.prod(self.action_space.shape, dtype=int))
+        sums = probs.sum(axis=-1, dtype=np.float64)
+        if (wrong := np.argwhere(~(np.abs(sums - n_entries) <= n_entries * SUM_TOLERANCE))).size:
+            step, stream = (int(i) for i in wrong[0])
+            raise InputError(
+                f"{place}: at {(start + step, stream)} they sum to {sums[step, stream]:.3f}, expected probabilities that sum to "
+                f"{n_entries}; collect it again"
             )
 
     def _regions(self, group: Group, n_steps: int) -> list[tuple[int, int]]:
@@ -293,12 +300,6 @@ class StoredArray:
         values = values.reshape(stop - start, n_streams, *self.entry)
         self.history.check_values(f"{held_by}:{data.name}", self.name, values, start)
         return values
-
-
-def is_finite(values: np.ndarray) -> np.ndarray:
-    """True where a number is finite as a float32, which is what training takes."""
-    with np.errstate(over="ignore"):
-        return np.isfinite(values.astype(np.float32, copy=False))
 
 
 def available_memory() -> float:

@@ -12,6 +12,7 @@ import numpy as np
 
 import env
 from files import InputError
+from history.format import NUMBER_KINDS
 from history.markers import of_first_stream, region_bounds
 from history.origin import Origin, check_env, open_history, origin_of, reading, task_group
 
@@ -98,7 +99,7 @@ def _returns_and_ends(
         returns = group.attrs.get("mean_return_per_rollout")
     of_steps = {name: arrays[name] for name in ("dones", "rewards") if name in arrays}
     for name, array in of_steps.items():
-        if array.dtype.kind not in "biuf" or not array.ndim or not array.size:
+        if array.dtype.kind not in NUMBER_KINDS or not array.ndim or not array.size:
             raise InputError(
                 f"{path}:/{task}/{name}: has shape {array.shape} of {array.dtype}, expected numbers of all steps"
             )

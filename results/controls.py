@@ -94,6 +94,7 @@ def main() -> None:
     checkpoint = load_checkpoint(args.ckpt)
     trained_config = complete_config(checkpoint["config"], args.ckpt)
     config = override_config(trained_config, args.overrides, free_in_evaluation(), checks=(env.config_problems,))
+    env.check_horizon(config, args.overrides)
     tasks, held_out = env.list_tasks(config), env.split_tasks(config)["test"]
     check(args, config, len(held_out))
     make_folder(args.out.parent)
