@@ -53,8 +53,8 @@ class Explorer(StreamLearners):
     def prepare(config: dict, traj_dir: Path) -> Knowledge:
         """Learn from the first pass: the history file of `learns_from`, training tasks only."""
         first_pass = config | {"alg": config["learns_from"], "learns_from": None}
-        path, spaces = history_path(first_pass, traj_dir), env.describe_spaces(config)
-        check_countable(**spaces)
+        path = history_path(first_pass, traj_dir)
+        check_countable(env.describe_spaces(config)["action_space"])
         if not path.is_file():
             raise InputError(
                 f"{path}: not found; alg: {config['alg']} learns from it, so collect it first, with the same "

@@ -1,9 +1,7 @@
 """What the histories of training tasks teach: where steps lead, what they pay, and how to act if one knew the task.
 
-Read from a history file alone. For Discrete and MultiDiscrete observations and Discrete actions, which can be
-counted. A *situation* is an observation and how many steps of the episode have paid so far, up to `MOST_PAID`: on
-many tasks what to do next changes with a reward, such as a key found. A *step* is a situation, an action and the
-observation that it led to. Where a task begins anew after some rewards (`rewards_per_round`), those of the round count.
+Read from a history file alone. For Discrete actions, and observations that are counted: Discrete ones, or any that take few
+values in the file, such as the views of a grid world. Situations and steps: see algorithm/numbering.py.
 
 Letters in shapes: K tasks or hypotheses, X situations, P stages, A actions, U different steps, T steps per stream, E streams.
 """
@@ -15,10 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 import env
+from algorithm.numbering import Listed, Numbers, Product, rows_of
 from files import InputError
 from history.reader import HistoryFile
 
-MOST_PAID = 2  # more rewards within an episode are not told apart
 MOST_OBSERVATIONS = 1_000  # each may be one hypothesis more, and each hypothesis has a policy for all of them
 PRIOR_STEPS = 1.0  # so many imagined steps stand for what the rest of the experience says
 LEAST_NOISE = 0.1  # standard deviation of rewards, as a share of their range
@@ -28,49 +26,6 @@ NEEDED = ("states", "actions", "rewards", "next_states", "dones")
 READING = {  # config keys with which a history file is opened to learn from it, one task after the other
     "reached_observations": True, "soft_targets": False, "use_compressed_context": False, "in_memory": "never"
 }  # fmt: skip
-
-
-class Numbers:
-    """Numbers for observations, situations and steps, (...) each.
-
-    rewards_per_round: after so many rewards a task begins anew; None is never.
-    """
-
-    def __init__(self, sizes: tuple[int, ...], n_actions: int, rewards_per_round: int | None = None):
-        self.sizes, self.n_actions, self.n_observations = sizes, n_actions, int(np.prod(sizes))
-        self.rewards_per_round = rewards_per_round
-        self.n_stages = rewards_per_round or MOST_PAID + 1
-        self.n_situations = self.n_stages * self.n_observations
-
-    def stages(self, n_paid: np.ndarray) -> np.ndarray:
-        """What of the number of rewards in the episode so far decides how the task goes on; below `n_stages`."""
-        return n_paid % self.n_stages if self.rewards_per_round else np.minimum(n_paid, MOST_PAID)
-
-    def observations(self, values: np.ndarray) -> np.ndarray:
-        """(..., entries) to (...)."""
-        return np.ravel_multi_index(tuple(np.moveaxis(values.astype(np.int64), -1, 0)), self.sizes)
-
-    def situations(self, observations: np.ndarray, n_paid: np.ndarray) -> np.ndarray:
-        return self.stages(n_paid) * self.n_observations + observations
-
-    def steps(self, situations: np.ndarray, actions: np.ndarray, reached: np.ndarray) -> np.ndarray:
-        return (situations * self.n_actions + actions) * self.n_observations + reached
-
-    def places(self, steps: np.ndarray) -> np.ndarray:
-        """The observation that steps lead to."""
-        return steps % self.n_observations
-
-    def pairs(self, steps: np.ndarray) -> np.ndarray:
-        """Situation and action of steps: situation * A + action."""
-        return steps // self.n_observations
-
-    def n_paid(self, steps: np.ndarray) -> np.ndarray:
-        """Rewards of the episode before steps, as far as `stages` tells them apart."""
-        return self.pairs(steps) // self.n_actions // self.n_observations
-
-    def arrivals(self, steps: np.ndarray) -> np.ndarray:
-        """The observation that steps lead to, and the rewards before; a number below X."""
-        return self.situations(self.places(steps), self.n_paid(steps))
 
 
 @dataclass
@@ -164,18 +119,10 @@ class Knowledge:
         return np.log(np.where(terminated[:, None], ends, 1 - ends)) - 0.5 * misfit**2
 
 
-def check_countable(observation_space: dict, action_space: dict) -> None:
-    """Raise InputError where observations or actions cannot be counted; of spaces as `env.describe_spaces` gives them."""
-    sizes = tuple(observation_space["sizes"])
-    if observation_space["kind"] != "discrete" or action_space["kind"] != "discrete":
-        raise InputError(
-            "alg: Explorer and PSRL count observations and actions: expected Discrete ones; use PPO, A2C or Conditioned"
-        )
-    if np.prod(sizes, dtype=float) > MOST_OBSERVATIONS:
-        raise InputError(
-            f"alg: Explorer and PSRL count observations: expected at most {MOST_OBSERVATIONS} different ones, got {sizes}; "
-            "use PPO or A2C here"
-        )
+def check_countable(action_space: dict) -> None:
+    """Raise InputError where actions cannot be counted; of a space as `env.describe_spaces` gives it."""
+    if action_space["kind"] != "discrete":
+        raise InputError("alg: Explorer and PSRL count actions: expected Discrete ones; use PPO, A2C or Conditioned")
 
 
 def learn_from(history: HistoryFile, rewards_per_round: int | None = None) -> Knowledge:
@@ -192,9 +139,8 @@ def learn_from(history: HistoryFile, rewards_per_round: int | None = None) -> Kn
         raise InputError(
             f"{history.path}: lacks {', '.join(missing)}, which a source that explores learns from; collect it again"
         )
-    sizes, n_actions = env.entry_sizes(history.observation_space), env.entry_sizes(history.action_space)
-    tasks = history.tasks
-    numbers = Numbers(tuple(sizes.tolist()), int(n_actions[0]), rewards_per_round)
+    tasks, n_actions = history.tasks, int(env.entry_sizes(history.action_space)[0])
+    numbers = Numbers(_observations(history), n_actions, rewards_per_round)
     counts = _count([_read_task(history, number, numbers) for number in range(len(tasks))])
     tries = _group_sums(numbers.pairs(counts.steps), counts.taken)
     usual = Usual.of(counts, tries)
@@ -217,6 +163,23 @@ def learn_from(history: HistoryFile, rewards_per_round: int | None = None) -> Kn
         usual=usual,
     )
     return known.suspecting(_unexplained(counts, numbers))
+
+
+def _observations(history: HistoryFile) -> Product | Listed:
+    """Numbers for the observations: all that are possible where these are few, else those that the file holds."""
+    sizes = env.entry_sizes(history.observation_space)
+    if sizes is not None and np.prod(sizes, dtype=float) <= MOST_OBSERVATIONS:
+        return Product(sizes.tolist())
+    seen = set()
+    for number, task in enumerate(history.tasks):
+        for name in ("states", "next_states"):
+            seen.update(rows_of(history.arrays[name].read(number, 0, int(history.task_steps[number]))))
+        if len(seen) > MOST_OBSERVATIONS:
+            raise InputError(
+                f"{history.path}, task {task}: alg: Explorer and PSRL count observations: expected at most "
+                f"{MOST_OBSERVATIONS} different ones in the file, got {len(seen)} up to this task; use PPO, A2C or Conditioned"
+            )
+    return Listed(seen)
 
 
 def _read_task(history: HistoryFile, number: int, numbers: Numbers) -> tuple[np.ndarray, ...]:

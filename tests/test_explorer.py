@@ -15,13 +15,13 @@ from algorithm.explorer import Beliefs, Explorer
 from algorithm.knowledge import (
     READING,
     Knowledge,
-    Numbers,
     check_countable,
     learn_from,
     plan,
     rewards_before,
     terminations,
 )
+from algorithm.numbering import Numbers, Product
 from files import InputError
 from history.format import history_path
 from history.reader import HistoryFile
@@ -62,7 +62,7 @@ def test_an_end_by_the_time_limit_says_nothing():
 
 def test_planning_takes_the_shortest_way():
     """Four cells in a row, left and right; the rightmost one pays in one model, the leftmost one in the other."""
-    numbers = Numbers((4,), 2)
+    numbers = Numbers(Product((4,)), 2)
     cells, actions = np.repeat(np.arange(4), 2), np.tile([0, 1], 4)
     reached = np.clip(cells + 2 * actions - 1, 0, 3)
     steps = np.sort(numbers.steps(cells, actions, reached))
@@ -73,7 +73,7 @@ def test_planning_takes_the_shortest_way():
 
 def one_cell(policies: np.ndarray, rewards: np.ndarray) -> Knowledge:
     """Tasks in one cell, with (K, A) policies and what the actions pay."""
-    numbers, K = Numbers((1,), policies.shape[1]), len(policies)
+    numbers, K = Numbers(Product((1,)), policies.shape[1]), len(policies)
     steps = np.arange(policies.shape[1])
     everywhere = np.repeat(policies[:, None], numbers.n_situations, axis=1).astype(np.float32)
     ones = np.ones((K, len(steps)))
@@ -83,8 +83,8 @@ def one_cell(policies: np.ndarray, rewards: np.ndarray) -> Knowledge:
 def test_a_task_that_begins_anew_after_some_rewards():
     """Three rewards are one after two; without rounds they are as many as two."""
     n_paid, cells = np.arange(5), np.zeros(5, dtype=np.int64)
-    assert Numbers((4,), 2, rewards_per_round=2).situations(cells, n_paid).tolist() == [0, 4, 0, 4, 0]
-    assert Numbers((4,), 2).situations(cells, n_paid).tolist() == [0, 4, 8, 8, 8]
+    assert Numbers(Product((4,)), 2, rewards_per_round=2).situations(cells, n_paid).tolist() == [0, 4, 0, 4, 0]
+    assert Numbers(Product((4,)), 2).situations(cells, n_paid).tolist() == [0, 4, 8, 8, 8]
 
 
 def test_a_cell_that_was_a_key_may_be_a_door(tmp_path):
@@ -128,18 +128,39 @@ def test_a_task_is_met_without_knowing_it(tmp_path):
     assert len(known.suspecting((np.array([], int), np.array([], int))).rewards) == len(known.rewards)
 
 
-def opened(path, tasks):
+def test_views_that_a_file_holds_few_of_teach_what_cells_do(tmp_path, monkeypatch):
+    """Three cells in a row, seen as vectors of real numbers: the same policies, in the order of the vectors."""
+    tour = {"states": [1, 0, 1, 2], "actions": [0, 1, 1, 0], "rewards": [1, 0, 0, 0], "reached": [0, 1, 2, 1]}
+    cells = learn_from(opened(history(tmp_path, **tour), [0]))
+    views, space = np.array([[0.5, 0], [-0.0, 7], [2, 1]], dtype=np.float32), gym.spaces.Box(-9, 9, (2,), np.float32)
+    path = history(tmp_path, lambda cells: views[cells], **tour)
+    known = learn_from(opened(path, [0], space))
+    n, order = known.numbers.n_observations, known.numbers.observations(views)
+    assert n == 4 and sorted(order) == [0, 1, 2]
+    seen = known.numbers.observations(np.array([[[0.5, 0], [5, 5]], [[0, 7], [0.5, 1]]]))
+    assert seen.tolist() == [[order[0], 3], [order[1], 3]]
+    assert np.array_equal(known.policies[0, order], cells.policies[0, :3])
+    assert known.policies[:, 3].tolist() == [[0.5, 0.5]] * len(known.policies)  # nothing is known of other views
+    monkeypatch.setattr("algorithm.knowledge.MOST_OBSERVATIONS", 2)
+    assert (
+        "task 0: alg: Explorer and PSRL count observations: expected at most 2 different ones in the file, got 3"
+        in (refused(lambda: learn_from(opened(path, [0], space))))
+    )
+    assert "got 3" in refused(lambda: learn_from(opened(history(tmp_path, **tour), [0])))  # as if 3 cells were many
+
+
+def opened(path, tasks, observations=None):
     """Three cells, two actions."""
-    spaces = gym.spaces.Discrete(3), gym.spaces.Discrete(2)
+    spaces = observations or gym.spaces.Discrete(3), gym.spaces.Discrete(2)
     return HistoryFile(path, READING | {"compress_interval": 2}, tasks, spaces=spaces)
 
 
-def history(folder, **values):
-    """A file of one task and one stream of one episode."""
-    path = folder / "history.hdf5"
+def history(folder, seen_as=lambda cells: cells[:, None], **values):
+    """A new file of one task and one stream of one episode. seen_as: (T,) cells to (T, entries) observations."""
+    path = folder / f"history-{len(list(folder.iterdir()))}.hdf5"
     with h5py.File(path, "w") as file:
         for name in ("states", "reached"):
-            file[f"0/{name.replace('reached', 'next_states')}"] = np.array(values[name])[:, None, None]
+            file[f"0/{name.replace('reached', 'next_states')}"] = seen_as(np.array(values[name]))[:, None]
         for name in ("actions", "rewards"):
             file[f"0/{name}"] = np.array(values[name])[:, None]
         file["0/dones"] = np.array(values["rewards"])[:, None] < 0
@@ -234,8 +255,7 @@ def test_a_first_pass_of_other_tasks_or_with_impossible_values_is_refused(explor
 
 def test_it_says_what_it_needs(tmp_path):
     assert "collect it first" in refused(lambda: collect.main(arguments(tmp_path)))
-    spaces = {"kind": "continuous", "sizes": [3]}, {"kind": "discrete", "sizes": [2]}
-    assert "expected Discrete" in refused(lambda: check_countable(*spaces))
+    assert "expected Discrete" in refused(lambda: check_countable({"kind": "continuous", "sizes": [3]}))
 
 
 def refused(call) -> str:

@@ -94,6 +94,7 @@ def test_a_bandit_goes_through_all_scripts(name, tmp_path):
         ("darkroom_hard", "explorer_darkroom_hard", "ad_darkroom_hard_explorer"),
         ("dark_key_to_door", "explorer_dark_key_to_door", "ad_dark_key_to_door_explorer"),
         ("endless_key_to_door", "explorer_endless_key_to_door", "ad_endless_key_to_door_explorer"),
+        ("hidden_goal", "explorer_hidden_goal", "ad_hidden_goal_explorer"),
         ("frozen_lake", "psrl_frozen_lake", "ad_frozen_lake_psrl"),
     ],
 )
@@ -106,7 +107,7 @@ def test_a_source_that_learns_from_ppo_goes_through_all_scripts(name, alg, model
     run_scripts(tmp_path, name, alg, [model], settings, ["history_regions=2"])
     config = load_checkpoint(tmp_path / model / "ckpt-4.pt")["config"]
     assert config["histories"] == "whole" and config["learns_from"] == "PPO"
-    assert config["reached_observations"] == (name in ("darkroom_hard", "frozen_lake"))
+    assert config["reached_observations"] == (name in ("darkroom_hard", "hidden_goal", "frozen_lake"))
 
 
 def test_a2c_goes_through_all_scripts(tmp_path):

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from algorithm.knowledge import Counts, Knowledge, Numbers, Usual, plan
+from algorithm.knowledge import Counts, Knowledge, Usual, plan
+from algorithm.numbering import Numbers, Product
 from algorithm.psrl import PSRL, PlaceBeliefs, draw_each
 from files import InputError
 
@@ -15,7 +16,7 @@ START, GOAL = 0, 4  # and three cells between them
 
 def three_ways() -> Knowledge:
     """Action a leads from the start to cell a + 1, and on to the goal. In task 0 cell 1 is a hole, in task 1 cell 2."""
-    numbers = Numbers((5,), 3)
+    numbers = Numbers(Product((5,)), 3)
     cells, actions = np.repeat(np.arange(4), 3), np.tile(np.arange(3), 4)
     reached = np.where(cells == START, actions + 1, GOAL)
     steps = np.sort(numbers.steps(cells, actions, reached))
