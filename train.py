@@ -286,7 +286,7 @@ class Run:
         A later one than this could not be read when the run was resumed; it is removed.
 
         Args:
-            losses: on the held-out tasks; empty if there are none.
+            losses: on the held-out tasks; empty where these weights are not to become the best.
         """
         if losses and losses["loss_total"] < self.best["loss_total"]:
             self.best = {"update": self.update, "loss_total": losses["loss_total"]}
@@ -383,8 +383,8 @@ def validate(run: Run, log: TrainingLog, stopping: bool, signals: StopSignals) -
     if is_due(run, "test_interval") or must_save:
         losses = held_out_losses(run.model, run.datasets["test"], config) if has_test else {}
         log.scalars("test", losses, run.update)
-        if must_save:
-            run.save(losses)
+        if must_save:  # where a stop fell says nothing of the weights, and must not decide which are the best
+            run.save(losses if is_due(run, "ckpt_interval") else {})
     if is_due(run, "eval_interval") and has_test and not signals:
         held_out, family = env.split_tasks(config)["test"], env.list_tasks(config)
         returns = evaluate_tasks(

@@ -120,7 +120,9 @@ def test_training_killed_and_resumed_ends_with_the_same_weights(tiny_histories, 
     assert train.main([*command[1:], "--run-dir", str(run_dir)]) == 0
     assert f"from update {reached}" in capsys.readouterr().out
     assert train.main([*command[1:], "--run-dir", str(tmp_path / "straight")]) == 0
-    assert_same_weights(run_dir / "ckpt-160.pt", tmp_path / "straight" / "ckpt-160.pt")
+    ends = [folder / "ckpt-160.pt" for folder in (run_dir, tmp_path / "straight")]
+    assert_same_weights(*ends)
+    assert len({str(load_checkpoint(path)["best"]) for path in ends}) == 1  # a stop's own checkpoint is never the best
 
 
 def newest_update(run_dir) -> int:
