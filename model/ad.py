@@ -88,7 +88,7 @@ class AD(Model):
             n_sharing = int((batch["group"] == batch["group"][0]).sum())
             layout = self.context.shared_layout(batch["region_lengths"], n_sharing)
         else:
-            layout = self.context.layout(batch["region_lengths"])
+            layout = self.context.drawn_layout(batch["region_lengths"])
         windows = (
             torch.arange(len(layout.types), device=layout.types.device) if layout.windows is None else layout.windows
         )

@@ -1,7 +1,7 @@
 """What the past is worth: act with a memory that is cleared, or with that of another task, or with episodes that are random.
 
     python results/controls.py --ckpt CKPT --memory cleared --out runs/cleared    # or other-task
-    python results/controls.py --ckpt CKPT --lapses 20 40 60 --out runs/lapsed    # with any context
+    python results/controls.py --ckpt CKPT --lapses 20 40 60 --out runs/lapsed    # with any context; or with --memory too
     python results/controls.py --ckpt CKPT --lapses 20 40 60 --span 50 --episodes 1 --set horizon=5000 --out runs/lapsed
 
 The scores have the form of evaluate.py's.
@@ -82,9 +82,8 @@ CONTROLS = {"cleared": Cleared, "other-task": OtherTask}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", type=Path, required=True, help="checkpoint of a model")
-    control = parser.add_mutually_exclusive_group(required=True)
-    control.add_argument("--memory", choices=CONTROLS, help="what becomes of the summaries")
-    control.add_argument("--lapses", type=positive, nargs="+", metavar="N", help="which episodes are random")
+    parser.add_argument("--memory", choices=CONTROLS, help="what becomes of the summaries")
+    parser.add_argument("--lapses", type=positive, nargs="+", metavar="N", help="which episodes are random")
     parser.add_argument("--span", type=positive, help="count stretches of so many steps, not episodes")
     parser.add_argument("--out", type=Path, required=True, help="scores, without .npz")
     parser.add_argument("--episodes", type=positive, default=100, help="per task and repeat (default: %(default)s)")
@@ -116,6 +115,7 @@ def check(args: argparse.Namespace, config: dict, n_held_out: int) -> None:
     n_steps = args.episodes * env.max_episode_steps(config)
     counted = n_steps // args.span if args.span else args.episodes
     problems = {
+        "expected --memory, --lapses or both: without them nothing is controlled": not (args.memory or args.lapses),
         f"{args.ckpt}: holds out no task": not n_held_out,
         f"--span {args.span}: expected at most {n_steps}, the steps of all episodes": args.span and not counted,
         f"{args.ckpt}: --lapses takes random ones of Discrete actions; its actions are others": (
@@ -139,9 +139,9 @@ def change(model: torch.nn.Module, args: argparse.Namespace) -> None:
     """Let the model act as the arguments ask for."""
     if args.lapses:
         model.actor = lambda *arguments: Lapsing(model, *arguments, lapses=args.lapses, span=args.span)
-        return
-    control, OtherTask.shift = CONTROLS[args.memory], args.repeats
-    model.context.rolling = lambda *arguments, **more: control(arguments[0], model.context, *arguments[1:], **more)
+    if args.memory:
+        control, OtherTask.shift = CONTROLS[args.memory], args.repeats
+        model.context.rolling = lambda *arguments, **more: control(arguments[0], model.context, *arguments[1:], **more)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import torch
 from checkpoints import load_checkpoint
 from config.loading import complete_config
 from dataset import ADDataset
+from files import InputError
 from model import load_model
 from model.tokens import IGNORE, TokenType
 from scripts import positive, run_script
@@ -48,13 +49,18 @@ def main() -> None:
     args = parser.parse_args()
     checkpoint = load_checkpoint(args.ckpt)
     config = complete_config(checkpoint["config"], args.ckpt)
+    if config["context"] != "memory":
+        raise InputError(f"{args.ckpt}: its context is {config['context']}, expected memory")
     model = load_model(checkpoint, config, args.ckpt)
     dataset, rng = ADDataset(config, args.traj_dir, "test"), np.random.default_rng(0)
     counts = [count_ends(model.eval(), dataset.sample_batch(32, rng)) for _ in range(-(-args.histories // 32))]
     total = {name: sum(of_batch[name] for of_batch in counts) for name in counts[0]}
     np.savez(f"{args.out}.npz", **total)
     print(f"{total['ends']} ends, {total['early']} of them early; {total['predicted']} predicted")
-    print(f"precision {total['found'] / total['predicted']:.3f}, recall {total['found'] / total['ends']:.3f}, ", end="")
+    print(
+        f"precision {total['found'] / max(1, total['predicted']):.3f}, recall {total['found'] / total['ends']:.3f}, ",
+        end="",
+    )
     print(f"of early ones {total['found_early'] / max(1, total['early']):.3f}")
 
 

@@ -1,5 +1,6 @@
 """Ways to break things, shared by test_faults.py and soak.py."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -54,6 +55,25 @@ def kill(process: subprocess.Popen, number: int = signal.SIGKILL) -> str:
 
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def left_in_group(group: int, seconds: float = 10) -> list[str]:
+    """What still runs of a process group after so long a time to end."""
+    end = time.monotonic() + seconds
+    while (found := running_in_group(group)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return found
+
+
+def running_in_group(group: int) -> list[str]:
+    """Process ids and names; those that only wait to be reaped do not run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            name, rest = path.read_text().rsplit(")", 1)
+            state, _, of_group = rest.split()[:3]
+            found += [name] * (int(of_group) == group and state != "Z")
+    return found
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -172,9 +172,13 @@ def test_episode_returns():
     np.testing.assert_array_equal(episode_returns(rewards, dones), [[3, 7], [0, 12]])
 
 
-def test_exploring_temperature_holds_until_the_context_shows_a_reward():
+NO_SUMMARIES = ["context=memory", "memory_regions=0", "history_regions=4"]
+
+
+@pytest.mark.parametrize("settings", [[], NO_SUMMARIES])
+def test_exploring_temperature_holds_until_the_context_shows_a_reward(settings):
     """With both temperatures extreme, actions tell which one was used: 0 always repeats itself."""
-    model = random_model("use_compressed_context=true", "exploring_temperature=1000.0")
+    model = random_model("use_compressed_context=true", "exploring_temperature=1000.0", *settings)
     used = []
     sample = model.actions.sample
 

@@ -21,6 +21,7 @@ from faults import (
     children,
     damage,
     kill,
+    left_in_group,
     read_arrays,
     run,
     start,
@@ -99,6 +100,7 @@ def test_ctrl_c_stops_collection_cleanly(tmp_path):
     wait_until(lambda: any(parts.glob("*.hdf5")), process)
     printed = kill(process, signal.SIGINT)
     assert process.returncode == 130 and "the same command goes on" in printed and "Traceback" not in printed
+    assert not left_in_group(process.pid)  # no worker
 
 
 # Training -----------------------------------------------------------------------------------------
@@ -246,14 +248,21 @@ def test_a_folder_that_cannot_be_written_ends_every_rank_of_a_collection(tmp_pat
     assert printed.count("nothing can be written there") == 2  # each says so, and none waits for the other
 
 
-@pytest.mark.parametrize("mode", ["ad_dr_compressed", "ad_dr"])
+MODES = {
+    "ad_dr_compressed": [],
+    "ad_dr": [],
+    "ad_dr_memory": ["compress_interval=6", "history_regions=5", "memory_regions=2"],
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_two_ranks_train_as_one_and_evaluate_together(tiny_histories, tmp_path, mode):
     command = [*TRAIN, "--traj-dir", str(tiny_histories), "--model-config", f"config/model/{mode}.yaml"]
-    command += ["--set", "train_env_ratio=0.6", "--set", "train_timesteps=10"]
+    command += set_flags("train_env_ratio=0.6", "train_timesteps=10", *MODES[mode])
     assert train.main([*command[1:], "--run-dir", str(tmp_path / "one")]) == 0
     assert "2 rank(s)" in run([*command, "--run-dir", str(tmp_path / "two")], n_ranks=2)
     assert_same_weights(tmp_path / "one" / "ckpt-10.pt", tmp_path / "two" / "ckpt-10.pt", tolerance=1e-4)
-    if mode == "ad_dr":  # evaluation shares tasks out alike in both modes
+    if mode != "ad_dr_compressed":  # evaluation shares tasks out alike in all modes
         return
     arguments = ["evaluate.py", "--ckpt", str(tmp_path / "two" / "ckpt-10.pt"), "--episodes", "3", "--repeats", "2"]
     assert run(arguments, n_ranks=2).count("mean return over the last") == 1

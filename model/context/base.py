@@ -146,6 +146,10 @@ class Context(nn.Module):
         """Lay out the tokens of windows with regions of (B, R) environment steps; zeros come first."""
         raise NotImplementedError
 
+    def drawn_layout(self, region_lengths: Tensor) -> Layout:
+        """As `layout`, for an update: with what the strategy draws anew for each, from torch's generator."""
+        return self.layout(region_lengths)
+
     def shared_layout(self, region_lengths: Tensor, n_sharing: int) -> Layout:
         """As `layout`, with what windows i, i + B / n_sharing, i + 2 B / n_sharing, ... share laid out once."""
         raise NotImplementedError

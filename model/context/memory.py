@@ -153,16 +153,24 @@ class Memory(Context):
         starts, lengths, streams = timeline.histories.draw(tasks, self.n_regions, rng)  # (B, R) each
         return replace(pack(starts, lengths), target_from=np.zeros(len(tasks), dtype=np.int64), streams=streams)
 
-    def layout(self, region_lengths: Tensor) -> MemoryLayout:
-        """R blocks of T tokens, then K tokens for each merged node. A short region's padding stands before its `</compress>`.
+    def drawn_layout(self, region_lengths: Tensor) -> MemoryLayout:
+        """As `layout`; in training a share `varied_room` of the batches has room for another number of summaries.
 
-        In training a share `varied_room` of the batches has room for another number of summaries, up to `memory_regions`: with
-        little room the model merges again and again, as it has to in a life much longer than a training history.
+        It is up to `memory_regions`: with little room the model merges again and again, as it has to in a life much longer
+        than a training history.
         """
-        (B, R), L, K = region_lengths.shape, self.region_capacity, self.n_summary
         room = self.memory_regions
         if self.training and room and torch.rand(()) < self.varied_room:
             room = int(torch.randint(1, room + 1, ()))
+        return self.layout(region_lengths, room)
+
+    def layout(self, region_lengths: Tensor, room: int | None = None) -> MemoryLayout:
+        """R blocks of T tokens, then K tokens for each merged node. A short region's padding stands before its `</compress>`.
+
+        room: for so many summaries of older regions; by default `memory_regions`.
+        """
+        (B, R), L, K = region_lengths.shape, self.region_capacity, self.n_summary
+        room = self.memory_regions if room is None else room
         levels = make_plan(R, room).levels[R:]
         types = torch.tensor([TokenType.COMPRESS_START, *[0] * L, TokenType.COMPRESS_END, *[self.type_of(1)] * K])
         merged = torch.tensor([self.type_of(level) for level in levels], dtype=torch.long).repeat_interleave(K)

@@ -58,8 +58,10 @@ class MemoryContext:
         self.region_lengths = torch.zeros(n_envs, 2, dtype=torch.long)  # steps of the previous and the current region
         self.ended = torch.ones(n_envs, dtype=torch.bool)
         self.newest: dict[str, Tensor] = {}
-        self.waited, self.longest_wait = torch.zeros(n_envs), torch.zeros(n_envs)
-        self.rewarded = torch.zeros(n_envs, dtype=torch.bool)
+        self.waited = torch.zeros(n_envs)  # steps since the last reward or the episode's start
+        self.longest_wait = torch.zeros(
+            n_envs, 3
+        )  # before a reward of older regions, the previous, the current one; or 0
         self.ages = torch.full((n_envs, self.first_own + self.T), HIDDEN, device=self.device)  # of the slots
         self.bias = torch.empty(trunk.n_layer, n_envs, trunk.n_head, 1, self.first_own + self.T, device=self.device)
         self._set_bias(torch.arange(n_envs))
@@ -89,16 +91,17 @@ class MemoryContext:
         self.boundaries.record(rewards, dones)
         self.waited += 1
         paid = (rewards != 0).cpu()
-        self.longest_wait = torch.where(paid, torch.maximum(self.longest_wait, self.waited), self.longest_wait)
-        self.rewarded |= paid
+        self.longest_wait[:, 2] = torch.where(
+            paid, torch.maximum(self.longest_wait[:, 2], self.waited), self.longest_wait[:, 2]
+        )
         self.waited[paid | dones.bool().cpu()] = 0
         return self.ended.numpy().copy()
 
     def seeks_reward(self, patience: float | None) -> Tensor:
-        """As in RollingContext; a memory forgets no reward."""
-        if patience is None:
-            return (~self.rewarded).to(self.device)
-        return (self.waited + 1 > patience * self.longest_wait).to(self.device)
+        """As in RollingContext; summaries forget no reward."""
+        longest = self.longest_wait.amax(dim=1)
+        seeks = longest == 0 if patience is None else self.waited + 1 > patience * longest
+        return seeks.to(self.device)
 
     # Looking inside -------------------------------------------------------------------------------
 
@@ -172,6 +175,9 @@ class MemoryContext:
         self.cache[:, :, envs, :, self.first_previous : self.first_own] = self.cache[:, :, envs, :, self.first_own :]
         self.previous_length[envs], self.own_length[envs] = self.own_length[envs], 0
         self.region_lengths[envs, 0], self.region_lengths[envs, 1] = self.region_lengths[envs, 1], 0
+        older, previous, own = self.longest_wait[envs].unbind(1)
+        older = torch.maximum(older, previous) if self.M else older
+        self.longest_wait[envs] = torch.stack([older, own, torch.zeros_like(own)], dim=1)
         self._set_bias(envs)
 
     def _keep_summaries(self, envs: Tensor) -> None:
