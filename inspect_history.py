@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def print_facts(path: Path, origin: Origin, reports: list[TaskReport]) -> None:
-    """Where the file comes from, and the arrays of its first task."""
+    """Where the file comes from, and the arrays of its first task with the values of all tasks."""
     names = ("format_version", "created_utc", "git_commit")
     told = [f"{name} {getattr(origin, name)}" for name in names if getattr(origin, name)]
     print(", ".join([f"{path}: {path.stat().st_size / 1e6:.1f} MB", f"{len(reports)} tasks", *told]))
@@ -51,9 +51,13 @@ def print_facts(path: Path, origin: Origin, reports: list[TaskReport]) -> None:
     print(", ".join(f"{name} {origin.recorded[name]}" for name in names if name in origin.recorded))
     if origin.versions:
         print(", ".join(origin.versions.replace(":", "").splitlines()))
-    print(f"\n{'dataset':<18} {'shape of a task':<18} {'dtype':<8} bytes in the file, of those in memory")
+    print(
+        f"\n{'dataset':<18} {'shape of a task':<18} {'dtype':<8} {'lowest to highest, all tasks':<28} bytes in the file, of those in memory"
+    )
     for name, (shape, dtype, share) in reports[0].datasets.items():
-        print(f"{name:<18} {shape!s:<18} {dtype:<8} {share:.0%}")
+        lows, highs = np.array([report.ranges.get(name, (np.nan, np.nan)) for report in reports]).T
+        values = f"{np.nanmin(lows):g} to {np.nanmax(highs):g}" if np.isfinite(lows).any() else "-"
+        print(f"{name:<18} {shape!s:<18} {dtype:<8} {values:<28} {share:.0%}")
 
 
 def print_tasks(reports: list[TaskReport]) -> None:

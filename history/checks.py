@@ -115,12 +115,13 @@ def entropy_per_rollout(group: Arrays, regions: list[tuple[int, int]]) -> np.nda
 class TaskReport:
     """What one group holds. `returns` and `entropy` are (regions,), empty where the file does not tell.
 
-    `datasets` has each one's shape, dtype, and bytes in the file per byte in memory.
+    `datasets` has each one's shape, dtype, and bytes in the file per byte in memory; `ranges` its lowest and highest value.
     """
 
     task: int
     place: str
     datasets: dict[str, tuple[tuple[int, ...], str, float]] = field(default_factory=dict)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     attributes: dict[str, object] = field(default_factory=dict)
     optimum: float = np.nan
     shape: tuple[int, ...] = (0, 0)  # T, E
@@ -192,6 +193,8 @@ def _read_task(path: Path, file: h5py.File, task: int) -> tuple[TaskReport, Arra
                 f"{report.place}/{name}: has shape {array.shape} of {array.dtype}, expected numbers for the "
                 f"steps and streams of states, {report.shape}; collect it again"
             )
+        else:
+            report.ranges[name] = float(array.min()), float(array.max())
     return report, {} if report.problems else arrays
 
 

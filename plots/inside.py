@@ -9,7 +9,7 @@ from itertools import product
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
@@ -66,6 +66,35 @@ def plot_stream(states: np.ndarray, rewards: np.ndarray, regions: list[tuple[int
     whole_ticks(below)
     figure.suptitle(f"the first {f'{len(shown)} regions' if shown else f'{len(steps)} steps'} of a stream")
     return figure
+
+
+@styled
+def plot_visits(parts: dict[str, np.ndarray], entries: tuple[int, int] = (0, 1)) -> Figure:
+    """Heat maps of two entries of observations: where each part of a history was, and how often.
+
+    Args:
+        parts: name to (T, entries) observations.
+        entries: the two that tell where it is.
+    """
+    shown = {name: states[:, list(entries)].astype(float) for name, states in parts.items()}
+    bins = [_bins(values) for values in np.concatenate(list(shown.values())).T]
+    figure, panels = new_figure(3.2 * len(shown), 3.0, 1, len(shown), squeeze=False, sharex=True, sharey=True)
+    counts = {name: np.histogram2d(*states.T, bins=bins)[0] for name, states in shown.items()}
+    norm = LogNorm(1, max(2, *(of_part.max() for of_part in counts.values())))
+    for axes, (name, of_part) in zip(panels[0], counts.items()):
+        image = axes.pcolormesh(*bins, np.ma.masked_equal(of_part.T, 0), norm=norm)
+        axes.set(title=name, xlabel=f"state[{entries[0]}]")
+    panels[0, 0].set(ylabel=f"state[{entries[1]}]")
+    figure.colorbar(image, ax=panels, label="visits")
+    return figure
+
+
+def _bins(values: np.ndarray, most: int = 40) -> np.ndarray:
+    """Edges of bins: one for each whole number where values are few of these, else of one width."""
+    low, high = values.min(), values.max()
+    if high - low < most and (values == values.round()).all():
+        return np.arange(low, high + 2) - 0.5
+    return np.linspace(low, high, most + 1)
 
 
 @styled

@@ -12,7 +12,7 @@ from model import AD
 from utils import ROOT
 
 HISTORY, CONTEXT, MEMORY = (ROOT / "notebooks" / f"inspect_{name}.ipynb" for name in ("history", "context", "memory"))
-FIGURES = {HISTORY: 5, CONTEXT: 4, MEMORY: 2}
+FIGURES = {HISTORY: 6, CONTEXT: 4, MEMORY: 2}
 WITH_MEMORY = [
     "use_compressed_context=true",
     "context=memory",
@@ -64,7 +64,7 @@ def test_a_window_of_a_file_under_another_name_is_not_guessed(tiny_histories, tm
     copy = tmp_path / "mine.hdf5"
     copy.write_bytes((tiny_histories / "history_darkroom_PPO_alg-seed42.hdf5").read_bytes())
     executed = execute(HISTORY, monkeypatch, HISTORY=copy)
-    assert n_figures(executed) == 4 and "not called history_darkroom_PPO_alg-seed42.hdf5" in printed(executed)
+    assert n_figures(executed) == 5 and "not called history_darkroom_PPO_alg-seed42.hdf5" in printed(executed)
 
 
 @pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
@@ -76,13 +76,13 @@ def test_its_words_fit_every_family(path):
 
 def test_an_older_file_shows_what_it_has(tmp_path, monkeypatch):
     path = write_file(tmp_path / "old.hdf5", tiny_config(), 24, 3, dones=None, action_probs=None, compress_markers=None)
-    assert n_figures(execute(HISTORY, monkeypatch, HISTORY=path)) == 1  # the stream
+    assert n_figures(execute(HISTORY, monkeypatch, HISTORY=path)) == 2  # a stream, and where all were
 
 
 @pytest.mark.parametrize(
     ("path", "context", "figures", "told"),
     [
-        (CONTEXT, [], 3, ["Pendulum-v1, task {", "optimal return not known"]),  # all but the paths
+        (CONTEXT, [], 4, ["Pendulum-v1, task {", "optimal return not known"]),  # a heat map in place of the paths
         (MEMORY, WITH_MEMORY, 1, ["no goal cell on a grid: nothing is probed"]),  # attention
     ],
     ids=["context", "memory"],
