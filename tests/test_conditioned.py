@@ -128,6 +128,27 @@ def test_a_policy_is_told_the_numbers_also_at_an_episodes_end():
     streams.close()
 
 
+def test_it_knows_nothing_of_held_out_tasks(tmp_path, monkeypatch):
+    """With other targets in the held-out tasks, its policy is the same, and so is what its models are fitted to."""
+    config, list_tasks, learned = load_config(FILES, [*SMALL, "policy_timesteps=80"]), env.list_tasks, []
+    held_out = env.split_tasks(config)["test"]
+
+    def others(config):
+        return [dict.fromkeys(task, 9.0) if i in held_out else task for i, task in enumerate(list_tasks(config))]
+
+    monkeypatch.setattr("algorithm.told.TRIED_STEPS", 80)
+    monkeypatch.setattr(Prepared, "fit", lambda self, *experience: learned.append(experience))
+    for listed in (list_tasks, others):
+        monkeypatch.setattr(env, "list_tasks", listed)
+        folder = tmp_path / listed.__name__
+        folder.mkdir()
+        known = Conditioned.prepare(config, folder)
+        learned.append((*known.policy.state_dict().values(), known.candidates))
+    assert len(held_out) == 1 and len(learned) == 4 and others(config) != list_tasks(config)
+    for one, other in zip(learned[0] + learned[1], learned[2] + learned[3]):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.slow
 def test_it_goes_through_all_scripts(tmp_path, capsys):
     tmp_path = tmp_path / "new"  # the folder of the histories is made before the policy is trained

@@ -149,9 +149,9 @@ def test_views_that_a_file_holds_few_of_teach_what_cells_do(tmp_path, monkeypatc
     assert "got 3" in refused(lambda: learn_from(opened(history(tmp_path, **tour), [0])))  # as if 3 cells were many
 
 
-def opened(path, tasks, observations=None):
+def opened(path, tasks, observations=None, n_actions=2):
     """Three cells, two actions."""
-    spaces = observations or gym.spaces.Discrete(3), gym.spaces.Discrete(2)
+    spaces = observations or gym.spaces.Discrete(3), gym.spaces.Discrete(n_actions)
     return HistoryFile(path, READING | {"compress_interval": 2}, tasks, spaces=spaces)
 
 
@@ -179,6 +179,40 @@ def test_beliefs_rule_out_keep_and_know_what_they_do():
     assert predict() == [1, 0, 0]  # a new episode; only task 0 is left
     beliefs.learn(np.array([0]), np.array([1.0]), cell, end, end, NONE)
     assert predict() == [1, 0, 0]
+
+
+def test_the_explorer_on_a_3x3_grid_by_hand(tmp_path):
+    """From the middle it may move up, down, left, right, or stay. The training goals are the cells left and right of it.
+
+    So there are nine hypotheses: a goal in each cell. Two ways to a corner are equally good.
+    """
+    moves, middle = np.array([[-1, 0], [1, 0], [0, -1], [0, 1], [0, 0]]), np.array([[1, 1]])
+    cells = np.repeat(np.array(list(np.ndindex(3, 3))), 5, axis=0)
+    actions, times = np.tile(np.arange(5), 9), 200
+    reached = np.clip(cells + moves[actions], 0, 2)
+    at_goal = {task: (reached == goal).all(axis=1) for task, goal in (("0", (1, 0)), ("1", (1, 2)))}
+    tour = {"states": np.arange(45), "actions": actions, "reached": np.arange(45), "rewards": at_goal["0"]}
+    path = history(tmp_path, **{name: np.tile(values, times) for name, values in tour.items()})
+    with h5py.File(path, "a") as file:
+        for name, values in (("states", cells), ("next_states", reached)):
+            del file[f"0/{name}"]
+            file[f"0/{name}"] = np.tile(values, (times, 1))[:, None]
+        file["0/dones"][...] = True  # each step is an episode: none had a reward before
+        file.copy("0", file, name="1")
+        file["1/rewards"][...] = np.tile(at_goal["1"], times)[:, None]
+    known = learn_from(opened(path, [0, 1], gym.spaces.MultiDiscrete([3, 3]), n_actions=5))
+    beliefs, no, yes = Beliefs(known, 1), np.array([False]), np.array([True])
+
+    def move(action, cell, ends):
+        beliefs.learn(np.array([action]), np.zeros(1), np.array([cell]), ends, no, NONE)
+
+    assert np.allclose(beliefs.predict(middle)[0], np.array([2, 2, 2, 2, 1]) / 9, atol=1e-3)
+    move(0, (0, 1), no)  # up; nothing there, so it is on its way to one of the upper corners
+    assert np.allclose(beliefs.predict(np.array([[0, 1]]))[0], [0, 0, 0.5, 0.5, 0], atol=1e-2)
+    move(2, (0, 0), yes)  # left; nothing there, and the episode ends: seven cells are left
+    assert np.allclose(beliefs.predict(middle)[0], np.array([0.5, 2, 1.5, 2, 1]) / 7, atol=1e-3)
+    move(3, (1, 2), no)
+    assert np.allclose(beliefs.predict(np.array([[1, 2]]))[0], [0.5, 0.5, 0, 0, 0], atol=1e-2)  # a right corner
 
 
 def test_it_finds_every_goal_of_the_tiny_family(explored):
