@@ -35,7 +35,7 @@ from stored import (
 )
 
 EXPLORING = "temperature 1.0 while the context holds no reward"
-SOURCE_NAMES = {None: "PPO", "conditioned": "Conditioned", "psrl": "PSRL"}
+SOURCE_NAMES = {None: "PPO", "conditioned": "Conditioned", "psrl": "PSRL", "explorer": "explorer"}
 EPISODES = (10, 20, 50, 100, 500)
 PUBLISHED = [  # mean return on held-out goals of 9x9 Darkroom, horizon 20, 73/8 split, PPO, after 100 episodes
     ("DICP on AD, filtered histories (arXiv:2505.15143)", 16.5),
@@ -124,24 +124,34 @@ CONTROL_ROWS = {  # end of a setting's name: source of its histories (None: PPO)
     "conditioned": ("conditioned", "two regions"),
     "conditioned-standard": ("conditioned", "standard AD"),
     "psrl": ("psrl", "memory"),
-    "psrl-two-regions": ("psrl", "two regions"),
+    **{
+        f"{source}{kind}": (source, context)
+        for source in ("psrl", "explorer")
+        for kind, context in {
+            "": "memory",
+            "-two-regions": "two regions",
+            "-window": "plain window of equal bytes",
+        }.items()
+    },
 }
 
 
-def end_of_ppo(env: str) -> float:
-    """The mean return of PPO's last rollouts on the held-out tasks; NaN where it was not run."""
-    return float(source(env)["returns"][-1]) if (SCORES / f"source_{env}.npz").exists() else np.nan
+def end_of(env: str, source_name: str | None = None) -> float:
+    """The mean return of a source's last rollouts on the held-out tasks, by default PPO's; NaN where it was not run."""
+    name = f"{env}-{source_name}" if source_name else env
+    return float(source(name)["returns"][-1]) if (SCORES / f"source_{name}.npz").exists() else np.nan
 
 
-def control_row(scores: Scores, source_name: str | None, context: str, end: float) -> list[str]:
-    """`end`: the mean return of PPO at its end, NaN where there is none."""
+def control_row(scores: Scores, source_name: str | None, context: str, ends: tuple[float, float]) -> list[str]:
+    """`ends`: the mean return of the histories' source at its end, and that of PPO, NaN where there is none."""
+    end = ends[-1]
     last = scores.returns.shape[-1]
     first, late = scores.at(1, 3), scores.at(last - last // 10 + 1, last)
     starts = (first.mean(), scores.random)
     ways = [(late.mean() - start) / (end - start) if start < end else np.nan for start in starts]
     cells = [SOURCE_NAMES[source_name], context, str(scores.n_seeds), f"{scores.random:.2f}"]
     cells += [f"{first.mean():.2f}", f"{scores.at(10).mean():.2f}", with_interval(late)]
-    return cells + ["" if np.isnan(value) else f"{value:.2f}" for value in (end, *ways)]
+    return cells + ["" if np.isnan(value) else f"{value:.2f}" for value in (*ends, *ways)]
 
 
 def control_table() -> str:
@@ -156,10 +166,16 @@ def control_table() -> str:
             for evaluation, counted in {"default": "", "success": ", success"}.items():
                 scores = Scores(f"{env}-{kind}", evaluation)
                 if scores.n_seeds:
-                    end = np.nan if counted else end_of_ppo(env)
-                    rows.append([name + counted, *control_row(scores, *labels, end)])
+                    ends = tuple(np.nan if counted else end_of(env, source) for source in (labels[0], None))
+                    rows.append([name + counted, *control_row(scores, *labels, ends)])
     header = ["held-out tasks, 60 episodes", "source", "context", "seeds", "random policy", "episodes 1 to 3", "10"]
-    header += ["55 to 60 (95 % interval)", "PPO at its end", "share of the way from 1 to 3", "from random"]
+    header += [
+        "55 to 60 (95 % interval)",
+        "its source at its end",
+        "PPO at its end",
+        "share of the way from 1 to 3",
+        "from random",
+    ]
     return table(header, rows)
 
 
@@ -237,11 +253,6 @@ def explorers() -> str:
         )
         for family, prefix in EXPLORED.items()
     ]
-    repeats = [
-        [label, f"{after_first_success(scores):.2f}"]
-        for kind, label in CONTEXTS.items()
-        if (scores := Scores(f"hard-explorer{kind}")).n_seeds
-    ]
     of_doors = {f"key-to-door-explorer{kind}": label for kind, label in CONTEXTS.items()}
     of_doors["dark_key_to_door-compressed"] = "PPO's histories: two regions"
     missed = [
@@ -255,11 +266,27 @@ def explorers() -> str:
             *parts,
             gains(),
             predicted_ends(),
-            table(["Dark Room Hard", "success in the episode after the first one"], repeats),
+            repeats(),
             table(["Dark Key-to-Door: share of episodes that open the door", *after], missed),
             lapses(),
         ]
     )
+
+
+def repeats() -> str:
+    """How often the first success is repeated at once, on families whose rewards are sparse."""
+    labels = {f"hard-explorer{kind}": f"Dark Room Hard, explorer: {label}" for kind, label in CONTEXTS.items()}
+    for mode, label in {"compressed": "two regions", "standard": "standard AD"}.items():
+        labels |= {f"{env}-{mode}": f"{name}, PPO: {label}" for env, (name, _) in FAMILIES.items()}
+    labels |= {"compressed": "Darkroom, PPO: two regions", "memory": "Darkroom, PPO: memory"}
+    labels |= {"explorer": "Darkroom, explorer: memory", "quick": "Darkroom, explorer: two regions"}
+    for env, alg in {"frozen_lake": "psrl", "hidden_goal": "explorer"}.items():
+        for kind in ("", "-two-regions", "-window"):
+            label = f"{CONTROL[env]}, {SOURCE_NAMES[alg]}: {CONTROL_ROWS[alg + kind][1]}"
+            labels[f"{env}-{alg}{kind}"] = label
+    found = [(label, scores) for name, label in labels.items() if (scores := Scores(name)).n_seeds]
+    rows = [[label, str(scores.n_seeds), f"{after_first_success(scores):.2f}"] for label, scores in found]
+    return table(["held-out tasks", "seeds", "success in the episode after the first one"], rows)
 
 
 def gains() -> str:

@@ -99,6 +99,17 @@ def explores(
     )
 
 
+def explores_with_memory(family: str, source: str, interval: int, n_slots: int, batch_size: int) -> list[Setting]:
+    """The same with memory, and other contexts; the arguments of `explorer_controls`."""
+    batch = f"train_batch_size={batch_size // (2 * interval)}"
+    two = ("context=regions", *UNREAD, f"n_transit={2 * interval}", batch)
+    return [
+        explores(family, source),
+        explores(family, source, "-two-regions", *two, seeds=(0,)),
+        explores(family, source, "-window", *plain_window(n_slots, batch_size), seeds=(0,)),
+    ]
+
+
 def explorer_controls(
     family: str, prefix: str, interval: int, n_slots: int, batch_size: int, full: int | None = None, **more
 ) -> list[Setting]:
@@ -228,17 +239,8 @@ SETTINGS = [
     *(setting for family in CONTROL for setting in of_family(family, episodes=60)),
     *(explores(family, "conditioned") for family in CONDITIONED),
     *(explores(family, "conditioned", "-standard", "use_compressed_context=false") for family in CONDITIONED),
-    explores("frozen_lake", "psrl"),
-    explores(
-        "frozen_lake",
-        "psrl",
-        "-two-regions",
-        "context=regions",
-        *UNREAD,
-        "n_transit=100",
-        "train_batch_size=109",
-        seeds=(0,),
-    ),
+    *explores_with_memory("frozen_lake", "psrl", interval=50, n_slots=156, batch_size=10900),
+    *explores_with_memory("hidden_goal", "explorer", interval=40, n_slots=136, batch_size=8832),
 ]
 
 
@@ -271,10 +273,13 @@ def store_reference(path: Path, reference: Path) -> None:
     save_checkpoint(reference, {name: checkpoint[name] for name in EVALUATION_KEYS})
 
 
-def store_source(family: str) -> None:
-    """The source PPO's mean return on the held-out tasks of split seed 0, for comparison."""
-    config, stored = load_config(family_paths(family)), SCORES / f"source_{family}.npz"
-    path = history_path(config, ROOT / "datasets")
+def store_source(family: str, source: str | None = None) -> None:
+    """A source's mean return on the held-out tasks of split seed 0, for comparison; by default PPO's, on bandits UCB's."""
+    config = load_config(family_paths(family, source=source))
+    path, stored = (
+        history_path(config, ROOT / "datasets"),
+        SCORES / f"source_{family}{f'-{source}' if source else ''}.npz",
+    )
     if stored.exists() and not path.is_file():
         return  # a setting with another source may need no file of PPO
     episodes, returns = source_curve(path, split_tasks(config)["test"], config)
@@ -309,6 +314,8 @@ def main() -> None:
     chosen = [setting for setting in SETTINGS if setting.name in (args.names or names)]
     for family in sorted({setting.family for setting in chosen}):
         store_source(family)
+    for family, source in sorted({(setting.family, setting.source) for setting in chosen if setting.source}):
+        store_source(family, source)
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [pool.submit(run, s, split, seed, args.device) for s in chosen for split in s.splits for seed in s.seeds]
         for job in jobs:
