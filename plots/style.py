@@ -18,7 +18,10 @@ from files import make_folder, write_atomically
 # Okabe and Ito's palette (Color Universal Design, 2008)
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 GREY = "0.4"
-CURVES = [(BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PINK, ":"), (YELLOW, (0, (5, 1, 1, 1))), (SKY, (0, (1, 1)))]
+CURVES = [
+    (BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PINK, ":"), (YELLOW, (0, (5, 1, 1, 1))), (SKY, (0, (1, 1))),
+    ("#882255", "-"), ("0.55", "--"),
+]  # fmt: skip
 STYLE = {
     "font.size": 9,
     "axes.titlesize": 9,

@@ -27,7 +27,10 @@ def draw_returns() -> None:
     compressed, standard = Scores("compressed"), best_standard()
     curves = {"compressed context": compressed.returns}
     curves |= {label.split(" (")[0].strip("*"): scores.returns for label, scores in with_memory().items()}
-    curves |= {f"standard, {WINDOW_LABELS[name]}": standard[name].returns for name in SHOWN_WINDOWS if name in standard}
+    for name in SHOWN_WINDOWS:
+        label, causal = f"standard, {WINDOW_LABELS[name].split(' (')[0]}", Scores(f"standard-{name}-causal")
+        curves |= {label: standard[name].returns} if name in standard else {}
+        curves |= {f"{label}, causal": causal.returns} if causal.n_seeds else {}
     levels = {"random policy": compressed.random, "optimum": float(compressed.optimal.mean())}
     ppo = source("darkroom")
     title = "Darkroom, held-out goals"
