@@ -221,7 +221,25 @@ def memories() -> str:
         "memory-every": "memory, every third rollout", "memory-0": "memory without summaries: carried keys alone",
     }  # fmt: skip
     by_split = {"compressed-split": "two regions", "memory-split": "memory, causal histories"}
-    return compare("Darkroom, PPO's histories", labels, by_split)
+    return compare("Darkroom, PPO's histories", labels, by_split) + "\n" + long_lives()
+
+
+def long_lives() -> str:
+    """Five hundred episodes in context, many times what training histories have."""
+    found = {
+        "two regions, PPO's histories": Scores("compressed"), "memory, PPO's causal histories": Scores("memory"),
+        "memory, explorer's histories": Scores("explorer", "long"),
+    }  # fmt: skip
+    rows = [
+        [
+            label,
+            str(scores.n_seeds),
+            *[with_interval(scores.at(*at) / scores.optimal) for at in ((91, 100), (401, 500))],
+        ]
+        for label, scores in found.items()
+        if scores.n_seeds
+    ]
+    return table(["Darkroom, share of the optimum", "seeds", "episodes 91 to 100", "401 to 500"], rows)
 
 
 CONTEXTS = {  # end of a setting's name: its label
@@ -356,10 +374,15 @@ def doors() -> str:
 
 def lost_stretches() -> str:
     """The same lives with stretches of STRETCH random steps, made by results/controls.py --lapses --span."""
-    rows = []
+    shares = {}  # label: of each column (seeds, tasks)
     for label, one, four in with_lapses("endless-explorer", CONTEXTS):
-        shares = [after_stretches(scores, lost, n) for scores, lost in ((one, 1), (four, 4)) for n in (1, 2)]
-        rows.append([label, str(min(one.n_seeds, four.n_seeds)), *map(with_interval, shares)])
+        shares[label] = [after_stretches(scores, lost, n) for scores, lost in ((one, 1), (four, 4)) for n in (1, 2)]
+    rows = [[label, str(min(map(len, columns))), *map(with_interval, columns)] for label, columns in shares.items()]
+    memory = shares.pop(CONTEXTS[""], None)
+    for label, columns in shares.items() if memory else ():
+        n = min(map(len, (*columns, *memory)))
+        gained = [with_interval(ours[:n] - theirs[:n]) for ours, theirs in zip(memory, columns)]
+        rows.append([f"memory minus {label}", str(n), *gained])
     header = [
         f"after {lost * STRETCH} random steps: {which} {STRETCH}"
         for lost in (1, 4)
