@@ -22,7 +22,7 @@ run: .venv/installed
 
 test: .venv/installed
 	@echo "==> running the tests (about 4 minutes on 2 cores)"
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@
     python results/study.py compressed       # only the settings named
 
 One run takes 6 to 18 minutes on one core, and two run side by side on 2 cores: about a day in all. The histories of each family
-must have been collected before. Rows of memories that were cleared, lapses and predicted ends are made by controls.py and ends.py.
+must have been collected before.
 `python results/report.py` makes the tables and figures from the stored scores.
 """
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np
-from stored import CONTROL, DELAYS, FAMILIES, LIFE, SCORES, SPAN
+from stored import CONTROL, DELAYS, FAMILIES, LAPSES, LIFE, SCORES, SPAN, STRETCH
 
 from checkpoints import EVALUATION_KEYS, checkpoint_paths, load_checkpoint, save_checkpoint
 from config.loading import load_config
@@ -46,6 +46,14 @@ ONE_LIFE = {"default": ("--episodes", "1", "--set", f"horizon={LIFE}", "--span",
 UNREAD = ("memory_regions=8", "varied_room=1.0")  # memory's keys go back to their defaults
 CONDITIONED = ("pendulum", "reacher", "half_cheetah_vel", "metaworld_reach")  # families with that source
 EXPLORING = {"exploring-1.0": ("--set", "exploring_temperature=1.0")}
+CLEARED, OTHER_TASK = ({name: ("--memory", name)} for name in ("cleared", "other-task"))
+LAPSED = {  # one random episode each time, or four in a row
+    "lapsed": ("--lapses", *map(str, LAPSES)),
+    "lapsed-4": ("--lapses", *(str(first + n) for first in LAPSES for n in range(4))),
+}
+LAPSED_LIFE = {
+    name: (*lapses, "--span", f"{STRETCH}", "--set", f"horizon={LIFE + 1000}") for name, lapses in LAPSED.items()
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,8 @@ class Setting:
     standard AD.
     model: a model config in place of the family's.
     evaluations: name of a score file to further arguments of evaluate.py.
+    controls: end of the name of a further setting to arguments of controls.py, for all evaluations but long ones.
+    tells_ends: whether ends.py counts the region ends that the first seed predicts.
     """
 
     name: str
@@ -67,6 +77,8 @@ class Setting:
     seeds: tuple[int, ...] = (0,)
     splits: tuple[int, ...] = (0,)
     evaluations: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"default": ()})
+    controls: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    tells_ends: bool = False
 
 
 def standard(name: str, n_transit: int, batch_size: int) -> Setting:
@@ -135,15 +147,16 @@ def plain_window(n_steps: int, batch_size: int) -> tuple[str, ...]:
     return ("context=window", *UNREAD, "use_compressed_context=false", f"n_transit={n_steps}", batch)
 
 
-def bandit(context: str, *overrides: str, is_standard: bool = False, seeds: tuple[int, ...] = (0,)) -> Setting:
+def bandit(context: str, *overrides: str, is_standard: bool = False, seeds: tuple[int, ...] = (0,), **more) -> Setting:
     """One life per task and repeat on the delayed bandit, with the delay of training and with others."""
     evaluations = {
         f"delay-{delay}": ("--episodes", "1", "--set", f"env_kwargs={{n_pulls: 100, delay: {delay}, noise: 0.3}}")
         for delay in DELAYS
     }
     return Setting(
-        f"delayed-bandit-{context}", overrides, "delayed_bandit", is_standard, seeds=seeds, evaluations=evaluations
-    )
+        f"delayed-bandit-{context}", overrides, "delayed_bandit", is_standard, seeds=seeds, evaluations=evaluations,
+        **more,
+    )  # fmt: skip
 
 
 def plain_bandit(context: str, *overrides: str, is_standard: bool = False) -> Setting:
@@ -197,32 +210,43 @@ SETTINGS = [
     causal_window("standard-160-causal", 160, 64),
     causal_window("standard-320-causal", 320, 32),
     causal_window("standard-full-causal", 480, 21),
-    explorer("explorer", seeds=(0, 1, 2, 3, 4), evaluations={"default": (), "long": LONG}),
+    explorer(
+        "explorer", seeds=(0, 1, 2, 3, 4), evaluations={"default": (), "long": LONG}, controls=CLEARED | OTHER_TASK
+    ),
     explorer("explorer-split", seeds=(0, 1, 2), splits=(1, 2)),
     explorer("quick", model=QUICK, seeds=(0, 1, 2, 3, 4)),
     explorer("quick-split", model=QUICK, seeds=(0, 1, 2), splits=(1, 2)),
     *explorer_controls(DEFAULT_FAMILY, "explorer", interval=40, n_slots=128, batch_size=5888),
     explorer("explorer-16-kept", "memory_regions=16"),
     explorer("explorer-480", *plain_window(480, 5888)),
-    explorer("explorer-adaptive", model=ADAPTIVE, evaluations=BOUNDARIES),
-    explorer("hard-explorer", family="darkroom_hard", seeds=(0, 1, 2)),
+    explorer("explorer-adaptive", model=ADAPTIVE, evaluations=BOUNDARIES, tells_ends=True),
+    explorer("hard-explorer", family="darkroom_hard", seeds=(0, 1, 2), controls=CLEARED | OTHER_TASK),
     *explorer_controls("darkroom_hard", "hard-explorer", interval=40, n_slots=136, batch_size=8832),
     explorer(
         "hard-explorer-24", "history_regions=24", "train_batch_size=8", "memory_regions=14", family="darkroom_hard"
     ),
     explorer("hard-explorer-unreached", "reached_observations=false", family="darkroom_hard"),
     bandit("memory", seeds=(0, 1, 2)),
-    *(bandit(f"memory-{n}-tokens", f"n_summary={n}") for n in (1, 4, 8)),
+    bandit("memory-1-tokens", "n_summary=1", controls=CLEARED | OTHER_TASK),
+    *(bandit(f"memory-{n}-tokens", f"n_summary={n}") for n in (4, 8)),
     *(bandit(f"memory-{n}-kept", f"memory_regions={n}") for n in (0, 4, 16)),
     bandit("recurrent", "memory_regions=1", "n_summary=16"),  # one summary that every region rewrites
     plain_bandit("memory"),
     plain_bandit("two-regions", "context=regions", "n_summary=4", "n_transit=20", "train_batch_size=200"),
     plain_bandit("window", "train_batch_size=122", is_standard=True),
-    explorer("key-to-door-explorer", family="dark_key_to_door", seeds=(0, 1, 2)),
+    explorer("key-to-door-explorer", family="dark_key_to_door", seeds=(0, 1, 2), controls=CLEARED | LAPSED),
     *explorer_controls(
-        "dark_key_to_door", "key-to-door-explorer", interval=50, n_slots=152, batch_size=8736, seeds=(0, 1, 2)
+        "dark_key_to_door",
+        "key-to-door-explorer",
+        interval=50,
+        n_slots=152,
+        batch_size=8736,
+        seeds=(0, 1, 2),
+        controls=LAPSED,
     ),
-    explorer("endless-explorer", family="endless_key_to_door", seeds=(0, 1, 2), evaluations=ONE_LIFE),
+    explorer(
+        "endless-explorer", family="endless_key_to_door", seeds=(0, 1, 2), evaluations=ONE_LIFE, controls=LAPSED_LIFE
+    ),
     *explorer_controls(
         "endless_key_to_door",
         "endless-explorer",
@@ -230,7 +254,9 @@ SETTINGS = [
         n_slots=136,
         batch_size=8960,
         full=500,
+        seeds=(0, 1),
         evaluations=ONE_LIFE,
+        controls=LAPSED_LIFE,
     ),
     bandit("two-regions", "context=regions", "n_summary=4", "n_transit=20", "train_batch_size=300"),
     bandit("window", "train_batch_size=184", is_standard=True),
@@ -244,10 +270,23 @@ SETTINGS = [
 ]
 
 
+def wanted(setting: Setting, split: int, seed: int) -> dict[Path, tuple[str, ...]]:
+    """Where each score of one seed goes, without .npz, to the script that makes it and its arguments."""
+    scores = {}
+    for evaluation, arguments in setting.evaluations.items():
+        scores[score_path(setting.name, split, seed, evaluation)] = ("evaluate.py", *arguments)
+        for control, more in setting.controls.items() if arguments != LONG else ():
+            path = score_path(f"{setting.name}-{control}", split, seed, evaluation)
+            scores[path] = ("results/controls.py", *arguments, *more)
+    if setting.tells_ends and (split, seed) == (0, 0):
+        scores[SCORES / f"ends_{setting.name}"] = ("results/ends.py",)
+    return scores
+
+
 def run(setting: Setting, split: int, seed: int, device: str = "cpu") -> None:
-    """Train one seed and store the returns of its evaluations."""
-    wanted = {name: score_path(setting, split, seed, name) for name in setting.evaluations}
-    missing = {name: path for name, path in wanted.items() if not Path(f"{path}.npz").exists()}
+    """Train one seed and store its scores."""
+    scores = wanted(setting, split, seed)
+    missing = {path: command for path, command in scores.items() if not Path(f"{path}.npz").exists()}
     if not missing:
         return
     run_dir = ROOT / "runs" / "study" / f"{setting.name}_split-{split}_seed-{seed}"
@@ -259,10 +298,11 @@ def run(setting: Setting, split: int, seed: int, device: str = "cpu") -> None:
     newest = checkpoint_paths(run_dir)[-1]
     if setting.name in REFERENCES and (split, seed) == (0, 0):
         store_reference(newest, ROOT / "results" / "reference" / REFERENCES[setting.name])
-    for name, path in missing.items():
-        chosen = ["--ckpt", str(newest.relative_to(ROOT)), "--out", str(path), "--device", device]
-        call("evaluate.py", *chosen, *setting.evaluations[name])
-        Path(f"{path}.png").unlink()  # the report draws its own
+    for path, (script, *arguments) in missing.items():
+        chosen = ["--ckpt", str(newest.relative_to(ROOT)), "--out", str(path)]
+        chosen += ["--device", device] if script == "evaluate.py" else []
+        call(script, *chosen, *arguments)
+        Path(f"{path}.png").unlink(missing_ok=True)  # the report draws its own
         print(f"stored {path.relative_to(ROOT)}.npz", flush=True)
 
 
@@ -287,8 +327,8 @@ def store_source(family: str, source: str | None = None) -> None:
     np.savez(stored, episodes=episodes, returns=returns)
 
 
-def score_path(setting: Setting, split: int, seed: int, evaluation: str) -> Path:
-    return SCORES / f"{setting.name}_split-{split}_seed-{seed}_{evaluation}"
+def score_path(name: str, split: int, seed: int, evaluation: str) -> Path:
+    return SCORES / f"{name}_split-{split}_seed-{seed}_{evaluation}"
 
 
 def call(*arguments: str) -> None:

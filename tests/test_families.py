@@ -135,7 +135,7 @@ def test_the_readmes_own_environment_works_as_written(tmp_path, monkeypatch, cap
     assert (tmp_path / "datasets" / "history_corridor-Corridor-v0_PPO_alg-seed42.hdf5").is_file()
 
 
-@pytest.mark.parametrize("name", FAMILIES.keys() - {"endless_key_to_door"})  # its one episode is a life
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"endless_key_to_door"}))  # its one episode is a life
 def test_two_regions_hold_whole_episodes(name):
     """A region is as long as a rollout, and at least as long as an episode."""
     paths = {"env": f"config/env/{name}.yaml", "algorithm": f"config/algorithm/ppo_{name}.yaml"}

@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT / "results"))
 import controls
 import report
 import stored
+import study
 from controls import Lapsing
 
 
@@ -69,6 +70,18 @@ def test_how_many_come_back_after_a_lapse():
     assert stored.after_lapses(of_doors, 1, 1) == 0.5 and stored.after_lapses(of_doors, 1, 2) == 1
     returns[0, 0, :2, 19:23] = 0
     assert stored.after_lapses(of_doors, 4, 1) == 1  # of the first two, none opens it in episodes 20 to 23
+
+
+def test_every_stored_score_can_be_made_by_the_study():
+    wanted = {
+        path.name
+        for setting in study.SETTINGS
+        for split in setting.splits
+        for seed in setting.seeds
+        for path in study.wanted(setting, split, seed)
+    }
+    stored_scores = {path.stem for path in stored.SCORES.glob("*.npz")}
+    assert not {name for name in stored_scores - wanted if not name.startswith("source_")}
 
 
 def test_a_control_that_would_control_nothing_is_refused():
