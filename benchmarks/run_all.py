@@ -11,10 +11,12 @@ import bench_collect
 import bench_evaluate
 import bench_flops
 import bench_open
+import bench_step
 import bench_train
 from common import print_table, write_results
 
 STAGES = {
+    "stepping": bench_step,
     "collection": bench_collect,
     "training": bench_train,
     "evaluation": bench_evaluate,

@@ -6,13 +6,14 @@ import math
 import pytest
 from faults import run
 
+STAGES = ("stepping", "collection", "training", "evaluation", "opening", "operations")
 pytestmark = pytest.mark.slow
 
 
 def test_all_benchmarks_run_and_write_one_table(tmp_path):
     printed = run(["benchmarks/run_all.py", "--tiny", "--out", str(tmp_path / "results.json")])
     results = json.loads((tmp_path / "results.json").read_text())
-    stages = [results.pop(stage) for stage in ("collection", "training", "evaluation", "opening", "operations")]
+    stages = [results.pop(stage) for stage in STAGES]
     assert set(results) == {"machine"} and all(stage["settings"] for stage in stages)
     rows = [row for stage in stages for row in stage["rows"]]
     assert len(rows) > 40 and all(row["name"] in printed and math.isfinite(row["median"]) for row in rows)
