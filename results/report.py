@@ -322,18 +322,38 @@ def gains() -> str:
 
 def lapses() -> str:
     """Who comes back to the door after episodes of random actions, made by results/controls.py --lapses."""
-    rows = []
-    for label, one, four in with_lapses("key-to-door-explorer", CONTEXTS):
-        shares = [after_lapses(scores, lost, n) for scores, lost in ((one, 1), (four, 4)) for n in (1, 5)]
-        rows.append([label, f"{one.n_seeds}, {four.n_seeds}", *[f"{share:.2f}" for share in shares]])
+    shares = {
+        label: [after_lapses(scores, lost, n) for scores, lost in ((one, 1), (four, 4)) for n in (1, 5)]
+        for label, one, four in with_lapses("key-to-door-explorer", CONTEXTS)
+    }
     header = [
-        "seeds: after one, after four",
+        "seeds",
         "after one: the next",
         "the fifth",
         "after four in a row: the next",
         "the fifth",
     ]
-    return table(["Dark Key-to-Door: share of episodes that open the door, after random ones", *header], rows)
+    heading = "Dark Key-to-Door: share of episodes that open the door, after random ones"
+    return table([heading, *header], rows_with_gains(shares))
+
+
+def rows_with_gains(columns: dict[str, list[np.ndarray]]) -> list[list[str]]:
+    """A row for each context, and what memory gains on the others over the seeds that both have.
+
+    Args:
+        columns: label of a context, memory's first, to the (seeds, tasks) values of each column.
+    """
+    rows = [
+        [label, ", ".join(map(str, sorted({len(of) for of in found}, reverse=True)))]
+        for label, found in columns.items()
+    ]
+    rows = [[*row, *map(with_interval, found)] for row, found in zip(rows, columns.values())]
+    for label, theirs in list(columns.items())[1:]:
+        pairs = list(zip(columns[CONTEXTS[""]], theirs))
+        least = [min(map(len, pair)) for pair in pairs]
+        gained = [with_interval(ours[:n] - others[:n]) for (ours, others), n in zip(pairs, least)]
+        rows.append([f"memory minus {label}", ", ".join(map(str, sorted(set(least), reverse=True))), *gained])
+    return rows
 
 
 def predicted_ends() -> str:
@@ -377,18 +397,12 @@ def lost_stretches() -> str:
     shares = {}  # label: of each column (seeds, tasks)
     for label, one, four in with_lapses("endless-explorer", CONTEXTS):
         shares[label] = [after_stretches(scores, lost, n) for scores, lost in ((one, 1), (four, 4)) for n in (1, 2)]
-    rows = [[label, str(min(map(len, columns))), *map(with_interval, columns)] for label, columns in shares.items()]
-    memory = shares.pop(CONTEXTS[""], None)
-    for label, columns in shares.items() if memory else ():
-        n = min(map(len, (*columns, *memory)))
-        gained = [with_interval(ours[:n] - theirs[:n]) for ours, theirs in zip(memory, columns)]
-        rows.append([f"memory minus {label}", str(n), *gained])
     header = [
         f"after {lost * STRETCH} random steps: {which} {STRETCH}"
         for lost in (1, 4)
         for which in ("the next", "the second")
     ]
-    return table(["share of the optimum, held-out tasks", "seeds", *header], rows)
+    return table(["share of the optimum, held-out tasks", "seeds", *header], rows_with_gains(shares))
 
 
 BANDIT_CONTEXTS = {  # end of a setting's name: its label

@@ -128,14 +128,19 @@ def with_lapses(prefix: str, labels: dict[str, str]) -> list[tuple[str, Scores, 
     return [(label, one, four) for label, one, four in found if one.n_seeds and four.n_seeds]
 
 
-def after_lapses(scores: Scores, n_lost: int, n: int) -> float:
-    """How often the n-th episode after `n_lost` random ones opens the door that the last one before them opened, and they did not."""
-    opened = scores.returns == 2
-    told = []
+def after_lapses(scores: Scores, n_lost: int, n: int) -> np.ndarray:
+    """How often the n-th episode after `n_lost` random ones opens the door that the last one before them opened, and they did not.
+
+    Returns:
+        (seeds, tasks) shares; where a task has no such lapse, the mean of all.
+    """
+    opened = scores.returns == 2  # (seeds, tasks, repeats, episodes)
+    n_told, n_back = 0, 0
     for first in LAPSES:
         before, lost = opened[..., first - 2], opened[..., first - 1 : first - 1 + n_lost].any(axis=-1)
-        told.append(opened[..., first - 2 + n_lost + n][before & ~lost])
-    return float(np.concatenate(told).mean())
+        told = before & ~lost
+        n_told, n_back = n_told + told.sum(-1), n_back + (told & opened[..., first - 2 + n_lost + n]).sum(-1)
+    return np.where(n_told > 0, n_back / np.maximum(n_told, 1), n_back.sum() / n_told.sum())
 
 
 def after_stretches(scores: Scores, n_lost: int, n: int) -> np.ndarray:
