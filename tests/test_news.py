@@ -18,6 +18,7 @@ from scripts import DEFAULT_CONFIG
 
 NEWS = ["use_compressed_context=true", "histories=whole", "region_ends=news", "shortest_region=3", "mix_streams=false"]
 MEMORY = ["context=memory", "n_summary=2", "memory_regions=2", "history_regions=4"]
+MERGING = ["context=memory", "n_summary=2", "memory_regions=1", "history_regions=4"]
 TWO = ["context=regions", "n_transit=24", "history_regions=4"]
 
 
@@ -53,7 +54,7 @@ def write_lives(model, folder, n_steps=48):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("settings", [MEMORY, TWO])
+@pytest.mark.parametrize("settings", [MEMORY, MERGING, TWO])
 def test_acting_at_news_equals_what_the_dataset_builds(tmp_path, settings):
     """Every environment ends regions at places of its own; with memory its features are those of one pass over a life."""
     model = random_model(*NEWS, *settings)
