@@ -20,7 +20,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 import env
-from algorithm.knowledge import READING, Knowledge, check_countable, learn_from
+from algorithm.knowledge import MOST_OBSERVATIONS, READING, Knowledge, check_countable, learn_from
 from algorithm.streams import StreamLearners
 from files import InputError
 from history.format import history_path
@@ -58,7 +58,8 @@ class Explorer(StreamLearners):
         if not path.is_file():
             raise InputError(
                 f"{path}: not found; alg: {config['alg']} learns from it, so collect it first, with the same "
-                f"env and an algorithm config of alg: {config['learns_from']}"
+                f"env and an algorithm config of alg: {config['learns_from']}. It counts observations: of all tasks there may "
+                f"be {MOST_OBSERVATIONS} different ones at most"
             )
         reading = READING | {"compress_interval": config["n_steps"]}
         history = HistoryFile(path, first_pass | reading, env.split_tasks(config)["train"])
