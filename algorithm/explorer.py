@@ -58,8 +58,8 @@ class Explorer(StreamLearners):
         if not path.is_file():
             raise InputError(
                 f"{path}: not found; alg: {config['alg']} learns from it, so collect it first, with the same "
-                f"env and an algorithm config of alg: {config['learns_from']}. It counts observations: of all tasks there may "
-                f"be {MOST_OBSERVATIONS} different ones at most"
+                f"env and an algorithm config of alg: {config['learns_from']}. It counts observations: expected at "
+                f"most {MOST_OBSERVATIONS} different ones on all training tasks together"
             )
         reading = READING | {"compress_interval": config["n_steps"]}
         history = HistoryFile(path, first_pass | reading, env.split_tasks(config)["train"])
