@@ -250,7 +250,10 @@ CONTEXTS = {  # end of a setting's name: its label
 }  # fmt: skip
 
 
-EXPLORED = {"Darkroom": "explorer", "Dark Room Hard": "hard-explorer", "Dark Key-to-Door": "key-to-door-explorer"}
+EXPLORED = {
+    "Darkroom": "explorer", "Darkroom-Large": "large-explorer", "Darkroom-Permuted": "permuted-explorer",
+    "Dark Room Hard": "hard-explorer", "Dark Key-to-Door": "key-to-door-explorer",
+}  # fmt: skip
 
 
 def explorers() -> str:
@@ -270,6 +273,7 @@ def explorers() -> str:
             {"explorer-split": "memory", "quick-split": "two regions, 500 updates"} if prefix == "explorer" else None,
         )
         for family, prefix in EXPLORED.items()
+        if Scores(prefix).n_seeds
     ]
     of_doors = {f"key-to-door-explorer{kind}": label for kind, label in CONTEXTS.items()}
     of_doors["dark_key_to_door-compressed"] = "PPO's histories: two regions"

@@ -226,6 +226,8 @@ SETTINGS = [
         "hard-explorer-24", "history_regions=24", "train_batch_size=8", "memory_regions=14", family="darkroom_hard"
     ),
     explorer("hard-explorer-unreached", "reached_observations=false", family="darkroom_hard"),
+    explorer("large-explorer", family="darkroom_large", seeds=(0, 1, 2)),
+    explorer("permuted-explorer", family="darkroom_permuted", seeds=(0, 1, 2)),
     bandit("memory", seeds=(0, 1, 2)),
     bandit("memory-1-tokens", "n_summary=1", controls=CLEARED | OTHER_TASK),
     *(bandit(f"memory-{n}-tokens", f"n_summary={n}") for n in (4, 8)),

@@ -91,6 +91,8 @@ def test_a_bandit_goes_through_all_scripts(name, tmp_path):
 @pytest.mark.parametrize(
     ("name", "alg", "model"),
     [
+        ("darkroom_large", "explorer_darkroom_large", "ad_darkroom_large_explorer"),
+        ("darkroom_permuted", "explorer_darkroom_permuted", "ad_darkroom_permuted_explorer"),
         ("darkroom_hard", "explorer_darkroom_hard", "ad_darkroom_hard_explorer"),
         ("dark_key_to_door", "explorer_dark_key_to_door", "ad_dark_key_to_door_explorer"),
         ("endless_key_to_door", "explorer_endless_key_to_door", "ad_endless_key_to_door_explorer"),
