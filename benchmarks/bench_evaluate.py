@@ -7,6 +7,7 @@ python benchmarks/bench_evaluate.py --tiny     # seconds; the numbers mean nothi
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 
 import torch
@@ -16,6 +17,7 @@ import env
 from model import AD, lay_out_for_acting, make_model
 from model.acting import ContextActor, Sampling, run_actor
 from model.context.rolling import RollingContext
+from scripts import family_paths
 from utils import choose_device
 
 PUBLIC_SIZE = ("n_layer=6", "n_embd=128", "n_head=8")  # of the nearest public implementations
@@ -77,6 +79,42 @@ def measure_length(repeats: int, size: tuple[str, ...], device: str) -> list[dic
     return rows
 
 
+def measure_memory(repeats: int, n_steps: int, size: tuple[str, ...], device: str) -> list[dict]:
+    """Lives of `n_steps` steps with memory and with two regions of the same length, 8 environments, and what memory holds."""
+    paths, contexts = family_paths(source="explorer"), {}
+    for name, settings in {"memory": (), "two regions": ("context=regions", "n_transit=80")}.items():
+        config = default_config(*size, *settings, paths=paths)
+        contexts[name] = lay_out_for_acting(make_model(config)).to(choose_device(device)).eval()
+    part = n_steps // 10  # the life's first tenth is compared with its last
+    times: dict[str, list[float]] = {"two regions": [], "memory": []}
+    late = []
+    for turn in range(repeats + 1):
+        for name in times:
+            model = contexts[name]
+            vec_env = env.make_vec_env(model.config, env.list_tasks(model.config)[:8])
+            actor, ends = ContextActor(model, 8, Sampling()), [time.perf_counter()]
+            run_actor(actor, vec_env, n_steps, on_step=lambda ends=ends: ends.append(time.perf_counter()))
+            if turn:
+                times[name].append(ends[-1] - ends[0])
+            if turn and name == "memory":
+                late.append((ends[part] - ends[0]) / (ends[-1] - ends[-1 - part]))
+    rows = [
+        row(f"environment steps, {name}, life of {n_steps:,}", s, "steps/s", n_steps * 8) for name, s in times.items()
+    ]
+    rows.append(ratio("steps/s, memory over two regions", rows[1]["median"] / rows[0]["median"], 1.0))
+    rows.append(ratio("steps/s of memory, a life's last tenth over its first", statistics.median(late), 0.95))
+    return [*rows, *held_bytes(contexts["memory"])]
+
+
+def held_bytes(model: AD, n_steps: int = 2000) -> list[dict]:
+    """Keys and values that memory holds per environment, and those of all the steps of a life."""
+    held = model.context.rolling(model, 1).cache.nbytes
+    full = 2 * model.config["n_layer"] * model.config["n_embd"] * 4 * n_steps
+    rows = [{"name": "bytes held per environment, memory", "median": held / 1000, "unit": "kB"}]
+    rows.append({"name": f"the same, all of {n_steps:,} steps", "median": full / 1000, "unit": "kB"})
+    return [*rows, ratio(f"bytes saved after {n_steps:,} steps", 1 - held / full, 0.85)]
+
+
 def main(argv: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="check that it runs; the numbers mean nothing")
@@ -95,6 +133,7 @@ def main(argv: list[str] | None = None) -> dict:
         for r in measure(repeats, n_steps, shipped, args.device)
     ]
     rows += measure_length(repeats, shipped, args.device)
+    rows += measure_memory(repeats, 100 if args.tiny else 10_000, shipped, args.device)
     settings = {"repeats": repeats, "n_steps": n_steps, "device": args.device, "threads": args.threads, "size": size}
     return report("evaluation (6 layers, 128 wide, 8 heads)", rows, settings, args.out)
 
