@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import env
 from algorithm.knowledge import MOST_OBSERVATIONS, READING, Knowledge, check_countable, learn_from
+from algorithm.source import smallest_dtype
 from algorithm.streams import StreamLearners
 from files import InputError
 from history.format import history_path
@@ -83,8 +84,9 @@ class Explorer(StreamLearners):
             self.lapsed = lapsed
 
     def _flat(self, observations: np.ndarray) -> np.ndarray:
-        """(E, ...) as the environments give them to (E, entries) as histories hold them."""
-        return self.recorded(observations).reshape(len(observations), -1)
+        """(E, ...) as the environments give them to (E, entries) as histories hold them, rounded as there."""
+        held = self.recorded(observations).reshape(len(observations), -1)
+        return held.astype(smallest_dtype(self.vec_env.observation_space))
 
     def _random_share(self) -> np.ndarray:
         """(E,) shares of random actions: all of them in a lapse."""

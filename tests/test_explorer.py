@@ -6,7 +6,7 @@ import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
-from conftest import TINY_ENV, set_flags, tiny_config
+from conftest import TINY_ENV, TINY_SOURCE, set_flags, tiny_config
 
 import collect
 import env
@@ -22,10 +22,12 @@ from algorithm.knowledge import (
     terminations,
 )
 from algorithm.numbering import Numbers, Product
+from config.loading import load_config
 from files import InputError
 from history.format import history_path
 from history.reader import HistoryFile
 from history.returns import source_curve
+from scripts import DEFAULT_CONFIG
 
 EXPLORER = ["alg=Explorer", "n_stream=6", "n_steps=12", "total_source_timesteps=5000", "explorer_noise=0"]
 EXPLORED = tiny_config() | {"alg": "Explorer", "n_steps": 12, "learns_from": "PPO"}
@@ -223,6 +225,19 @@ def test_it_finds_every_goal_of_the_tiny_family(explored):
         assert returns[-1] > 0.95 * best, mode
     with h5py.File(history_path(config, explored)) as file:
         assert np.allclose(file["0/action_probs"][()].sum(-1), 1, atol=1e-2)
+
+
+def test_it_explores_other_peoples_environments_by_their_views(tmp_path):
+    """Real-valued observations, rounded in the file; of four goals one is held out."""
+    tasks = "task_kwargs=[{goal: 0}, {goal: 1}, {goal: 3}, {goal: 4}]"
+    family = ["env=toy_envs:Row-v0", tasks, "horizon=6", "train_env_ratio=0.75"]
+    folders = ["--traj-dir", str(tmp_path), "--log-dir", str(tmp_path / "logs")]
+    assert collect.main([*folders, *set_flags(*family, *TINY_SOURCE)]) == 0
+    more = set_flags(*family, *EXPLORER[1:], "total_source_timesteps=720")
+    assert collect.main(["--alg-config", YAML, *folders, *more]) == 0
+    config = load_config(DEFAULT_CONFIG | {"algorithm": YAML}, [*family, *EXPLORER[1:]])
+    _, returns = source_curve(history_path(config, tmp_path), env.split_tasks(config)["test"], config)
+    assert returns[-1] == 1 and len(env.split_tasks(config)["test"]) == 1
 
 
 def test_lapses_are_acted_at_random_and_not_recorded(explored, tmp_path):

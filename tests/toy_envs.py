@@ -90,6 +90,29 @@ class Late(gym.Env):
         return np.array(observation, np.float32), reward, self.n_steps % 20 == 0, False, {}
 
 
+class Row(gym.Env):
+    """Five cells in a row, seen as real numbers; an episode begins in the middle and ends, paid, at the task's goal."""
+
+    observation_space, action_space = Box(0, 1, (2,), np.float64), Discrete(2)
+
+    def __init__(self, goal=0):
+        self.goal = goal
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.cell = 2
+        return self._observe(), {}
+
+    def step(self, action):
+        self.cell = min(max(self.cell + 2 * int(action) - 1, 0), 4)
+        found = self.cell == self.goal
+        return self._observe(), float(found), found, False, {}
+
+    def _observe(self):
+        return np.array([self.cell / 7, 1 / 3])
+
+
 gym.register("Buttons-v0", Buttons)
 gym.register("Late-v0", Late)
 gym.register("Lengths-v0", Lengths)
+gym.register("Row-v0", Row)

@@ -61,7 +61,7 @@ class MemoryContext:
         self.waited = torch.zeros(n_envs)  # steps since the last reward or the episode's start
         self.longest_wait = torch.zeros(
             n_envs, 3
-        )  # before a reward of older regions, the previous, the current one; or 0
+        )  # for a reward of older regions, of the previous, of the own one; or 0
         self.ages = torch.full((n_envs, self.first_own + self.T), HIDDEN, device=self.device)  # of the slots
         self.bias = torch.empty(trunk.n_layer, n_envs, trunk.n_head, 1, self.first_own + self.T, device=self.device)
         self._set_bias(torch.arange(n_envs))
@@ -91,9 +91,8 @@ class MemoryContext:
         self.boundaries.record(rewards, dones)
         self.waited += 1
         paid = (rewards != 0).cpu()
-        self.longest_wait[:, 2] = torch.where(
-            paid, torch.maximum(self.longest_wait[:, 2], self.waited), self.longest_wait[:, 2]
-        )
+        own = self.longest_wait[:, 2]
+        own.copy_(torch.where(paid, torch.maximum(own, self.waited), own))
         self.waited[paid | dones.bool().cpu()] = 0
         return self.ended.numpy().copy()
 
