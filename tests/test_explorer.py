@@ -230,7 +230,7 @@ def test_it_finds_every_goal_of_the_tiny_family(explored):
 def test_it_explores_other_peoples_environments_by_their_views(tmp_path):
     """Real-valued observations, rounded in the file; of four goals one is held out."""
     tasks = "task_kwargs=[{goal: 0}, {goal: 1}, {goal: 3}, {goal: 4}]"
-    family = ["env=toy_envs:Row-v0", tasks, "horizon=6", "train_env_ratio=0.75"]
+    family = ["env=toy_envs:Row-v0", tasks, "env_kwargs={max_episode_steps: 6}", "train_env_ratio=0.75"]
     folders = ["--traj-dir", str(tmp_path), "--log-dir", str(tmp_path / "logs")]
     assert collect.main([*folders, *set_flags(*family, *TINY_SOURCE)]) == 0
     more = set_flags(*family, *EXPLORER[1:], "total_source_timesteps=720")
