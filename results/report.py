@@ -250,6 +250,7 @@ CONTEXTS = {  # end of a setting's name: its label
 }  # fmt: skip
 
 
+SPARSE_CONTROL = {"frozen_lake": "psrl", "hidden_goal": "explorer"}  # families with memory, and their sources
 EXPLORED = {
     "Darkroom": "explorer", "Darkroom-Large": "large-explorer", "Darkroom-Permuted": "permuted-explorer",
     "Dark Room Hard": "hard-explorer", "Dark Key-to-Door": "key-to-door-explorer",
@@ -302,7 +303,7 @@ def repeats() -> str:
         labels |= {f"{env}-{mode}": f"{name}, PPO: {label}" for env, (name, _) in FAMILIES.items()}
     labels |= {"compressed": "Darkroom, PPO: two regions", "memory": "Darkroom, PPO: memory"}
     labels |= {"explorer": "Darkroom, explorer: memory", "quick": "Darkroom, explorer: two regions"}
-    for env, alg in {"frozen_lake": "psrl", "hidden_goal": "explorer"}.items():
+    for env, alg in SPARSE_CONTROL.items():
         for kind in ("", "-two-regions", "-window"):
             label = f"{CONTROL[env]}, {SOURCE_NAMES[alg]}: {CONTROL_ROWS[alg + kind][1]}"
             labels[f"{env}-{alg}{kind}"] = label
@@ -314,14 +315,17 @@ def repeats() -> str:
 def gains() -> str:
     """Memory minus other contexts, on the same histories, over the seeds that both have."""
     rows = []
-    for family, prefix in EXPLORED.items():
+    of_libraries = {CONTROL[env]: f"{env}-{alg}" for env, alg in SPARSE_CONTROL.items()}
+    for family, prefix in (EXPLORED | of_libraries).items():
         memory = Scores(prefix)
         for kind in ("-two-regions", "-window"):
             if memory.n_seeds and (other := Scores(prefix + kind)).n_seeds:
                 n = min(memory.n_seeds, other.n_seeds)
-                gained = [with_interval(memory.at(*at)[:n] - other.at(*at)[:n]) for at in ((10,), (91, 100))]
+                last = memory.returns.shape[-1]
+                spans = (10,), (last - last // 10 + 1, last)
+                gained = [with_interval(memory.at(*at)[:n] - other.at(*at)[:n]) for at in spans]
                 rows.append([f"{family}, {CONTEXTS[kind]}", str(n), *gained])
-    return table(["memory minus", "seeds", "episode 10", "91 to 100"], rows)
+    return table(["memory minus", "seeds", "episode 10", "the last tenth"], rows)
 
 
 def lapses() -> str:
