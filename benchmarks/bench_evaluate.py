@@ -17,7 +17,7 @@ import env
 from model import AD, lay_out_for_acting, make_model
 from model.acting import ContextActor, Sampling, run_actor
 from model.context.rolling import RollingContext
-from scripts import family_paths
+from scripts import DEFAULT_CONFIG, family_paths
 from utils import choose_device
 
 PUBLIC_SIZE = ("n_layer=6", "n_embd=128", "n_head=8")  # of the nearest public implementations
@@ -80,30 +80,30 @@ def measure_length(repeats: int, size: tuple[str, ...], device: str) -> list[dic
 
 
 def measure_memory(repeats: int, n_steps: int, size: tuple[str, ...], device: str) -> list[dict]:
-    """Lives of `n_steps` steps with memory and with two regions of the same length, 8 environments, and what memory holds."""
-    paths, contexts = family_paths(source="explorer"), {}
-    for name, settings in {"memory": (), "two regions": ("context=regions", "n_transit=80")}.items():
-        config = default_config(*size, *settings, paths=paths)
-        contexts[name] = lay_out_for_acting(make_model(config)).to(choose_device(device)).eval()
-    part = n_steps // 10  # the life's first tenth is compared with its last
-    times: dict[str, list[float]] = {"two regions": [], "memory": []}
-    late = []
+    """Lives of `n_steps` steps, 8 environments: with memory, and with two regions as long as its own or as the default's."""
+    settings = {"two regions of 80": (), "two regions of 40": ("n_steps=40", "n_transit=80"), "memory": ()}
+    models, times, late = {}, {name: [] for name in settings}, []
+    for name, changed in settings.items():
+        paths = family_paths(source="explorer") if name == "memory" else DEFAULT_CONFIG
+        config = default_config(*size, *changed, paths=paths)
+        models[name] = lay_out_for_acting(make_model(config)).to(choose_device(device)).eval()
     for turn in range(repeats + 1):
-        for name in times:
-            model = contexts[name]
+        for name, model in models.items():
             vec_env = env.make_vec_env(model.config, env.list_tasks(model.config)[:8])
             actor, ends = ContextActor(model, 8, Sampling()), [time.perf_counter()]
             run_actor(actor, vec_env, n_steps, on_step=lambda ends=ends: ends.append(time.perf_counter()))
             if turn:
                 times[name].append(ends[-1] - ends[0])
             if turn and name == "memory":
-                late.append((ends[part] - ends[0]) / (ends[-1] - ends[-1 - part]))
+                tenth = n_steps // 10
+                late.append((ends[tenth] - ends[0]) / (ends[-1] - ends[-1 - tenth]))
     rows = [
         row(f"environment steps, {name}, life of {n_steps:,}", s, "steps/s", n_steps * 8) for name, s in times.items()
     ]
-    rows.append(ratio("steps/s, memory over two regions", rows[1]["median"] / rows[0]["median"], 1.0))
+    rate = dict(zip(times, (r["median"] for r in rows)))
+    rows += [ratio(f"steps/s, memory over {name}", rate["memory"] / rate[name], 1.0) for name in list(rate)[:2]]
     rows.append(ratio("steps/s of memory, a life's last tenth over its first", statistics.median(late), 0.95))
-    return [*rows, *held_bytes(contexts["memory"])]
+    return [*rows, *held_bytes(models["memory"])]
 
 
 def held_bytes(model: AD, n_steps: int = 2000) -> list[dict]:

@@ -65,6 +65,10 @@ class MemoryContext:
         self.ages = torch.full((n_envs, self.first_own + self.T), HIDDEN, device=self.device)  # of the slots
         self.bias = torch.empty(trunk.n_layer, n_envs, trunk.n_head, 1, self.first_own + self.T, device=self.device)
         self._set_bias(torch.arange(n_envs))
+        positions = torch.arange(self.T, device=self.device)
+        with torch.no_grad():  # what of a step's token is the same at every step of one position
+            self.places = model.embed_place(torch.full_like(positions, TokenType.TRANSITION), positions)
+        self.no_starts = torch.zeros(n_envs, 1, dtype=torch.bool, device=self.device)
 
     @property
     def n_steps(self) -> Tensor:
@@ -137,11 +141,12 @@ class MemoryContext:
 
     def _embed_step(self, observations: Tensor) -> Tensor:
         """(N, 1, D) the newest step's token."""
-        first = self.region_lengths[:, 1] == 1
         if self.newest:
             before = {name: values[:, None] for name, values in self.newest.items()}
-            known = self.newest["dones"].bool().cpu() if self.context.blank_starts else torch.ones(self.N).bool()
-            starts = (first & ~known)[:, None].to(self.device)
+            starts = self.no_starts
+            if self.context.blank_starts:
+                first = self.region_lengths[:, 1] == 1
+                starts = (first & ~self.newest["dones"].bool().cpu())[:, None].to(self.device)
         else:
             starts = torch.ones(self.N, 1, device=self.device).bool()
             entries = action_shape(self.model.config["action_space"])
@@ -149,8 +154,7 @@ class MemoryContext:
             before["actions"] = torch.zeros(self.N, 1, *entries, device=self.device)
             before["reached"] = torch.zeros_like(observations)[:, None]
         x = self.model.embed_steps(observations[:, None], **before, starts=starts)
-        positions = self.region_lengths[:, 1:].to(self.device)
-        return x + self.model.embed_place(torch.full_like(positions, TokenType.TRANSITION), positions)
+        return x + self.places[self.region_lengths[:, 1:].to(self.device)]
 
     def _special(self, kind: int, position: int, n: int) -> Tensor:
         """(n, 1, D) tokens that are no steps."""
