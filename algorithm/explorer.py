@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import env
 from algorithm.knowledge import MOST_OBSERVATIONS, READING, Knowledge, check_countable, learn_from
-from algorithm.source import smallest_dtype
+from algorithm.source import as_held
 from algorithm.streams import StreamLearners
 from files import InputError
 from history.format import history_path
@@ -42,7 +42,6 @@ class Explorer(StreamLearners):
 
     def __init__(self, config: dict, vec_env: VecEnv, seed: int, log_dir: str | None = None, *, prepared: Knowledge):
         super().__init__(config, vec_env, seed, log_dir)
-        self.recorded = getattr(vec_env, "recorded", lambda observations: observations)  # it sees what histories hold
         known = prepared.without(seed - config["alg_seed"])  # task i has seed alg_seed + i
         self.beliefs, self.n_steps_taken = self.make_beliefs(known), 0
         self.noise, self.lapsed = self._draw_noise()
@@ -69,24 +68,21 @@ class Explorer(StreamLearners):
 
     def policy(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The mixture is recorded; what is acted from has noise."""
-        probs, share = self.beliefs.predict(self._flat(states)), self._random_share()[:, None]
+        probs, share = self.beliefs.predict(as_held(self.vec_env, states, n_axes=1)), self._random_share()[:, None]
         return probs, (1 - share) * probs + share / probs.shape[1]
 
     def learn(
         self, actions: np.ndarray, rewards: np.ndarray, reached: np.ndarray, dones: np.ndarray, infos: list[dict]
     ) -> None:
         terminated = dones & ~np.array([info.get("TimeLimit.truncated", False) for info in infos])
-        self.beliefs.learn(actions, rewards, self._flat(reached), dones, terminated, self._random_share())
+        self.beliefs.learn(
+            actions, rewards, as_held(self.vec_env, reached, n_axes=1), dones, terminated, self._random_share()
+        )
         self.n_steps_taken += 1
         noise, lapsed = self._draw_noise()
         self.noise = np.where(dones, noise, self.noise)
         if self.n_steps_taken % self.config["n_steps"] == 0:
             self.lapsed = lapsed
-
-    def _flat(self, observations: np.ndarray) -> np.ndarray:
-        """(E, ...) as the environments give them to (E, entries) as histories hold them, rounded as there."""
-        held = self.recorded(observations).reshape(len(observations), -1)
-        return held.astype(smallest_dtype(self.vec_env.observation_space))
 
     def _random_share(self) -> np.ndarray:
         """(E,) shares of random actions: all of them in a lapse."""

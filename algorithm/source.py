@@ -119,10 +119,7 @@ class Recorder:
         """All that was recorded, as arrays (T, E, ...) with `compress_markers` (T,)."""
         history = {name: np.stack(steps) for name, steps in self.steps.items()}
         for name in ("states", "next_states"):
-            if recorded := getattr(self.vec_env, "recorded", None):  # see env.make_source_env
-                history[name] = recorded(history[name])
-            flat = history[name].reshape(*history[name].shape[:2], -1)
-            history[name] = flat.astype(smallest_dtype(self.vec_env.observation_space))
+            history[name] = as_held(self.vec_env, history[name], n_axes=2)
         if history["actions"].ndim > 2:
             history["actions"] = history["actions"].reshape(*history["actions"].shape[:2], -1)
         history["actions"] = history["actions"].astype(smallest_dtype(self.vec_env.action_space))
@@ -149,6 +146,14 @@ def check_history(history: dict[str, np.ndarray], action_space: gym.Space, regio
     if found := [name for name in history if name.startswith("action_") and name not in known]:
         raise ValueError(f"the source's policy has {', '.join(found)}, expected {' and '.join(known)} for its actions")
     find_regions(history["compress_markers"], region_length)
+
+
+def as_held(vec_env: VecEnv, observations: np.ndarray, n_axes: int) -> np.ndarray:
+    """Observations as histories hold them: `n_axes` axes, of steps or streams, then one of entries, in the smallest type."""
+    if recorded := getattr(vec_env, "recorded", None):  # see env.make_source_env
+        observations = recorded(observations)
+    flat = observations.reshape(*observations.shape[:n_axes], -1)
+    return flat.astype(smallest_dtype(vec_env.observation_space))
 
 
 def smallest_dtype(space: gym.Space) -> np.dtype:

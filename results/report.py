@@ -118,21 +118,21 @@ def family_details() -> str:
     return table(["held-out tasks", *HEADER], rows)
 
 
+CONTEXTS = {  # end of a setting's name: its label
+    "": "memory", "-24": "memory, training histories twice as long", "-two-regions": "two regions",
+    "-window": "plain window of equal bytes", "-full": "plain window as long as a training history",
+    "-0": "memory without summaries: carried keys alone", "-cleared": "memory, cleared at every region's end",
+    "-other-task": "memory, that of another task",
+}  # fmt: skip
+WITH_CONTROLS = ("", "-two-regions", "-window")  # memory, and what it is compared with
+
+
 CONTROL_ROWS = {  # end of a setting's name: source of its histories (None: PPO), and context
     "compressed": (None, "two regions"),
     "standard": (None, "standard AD"),
     "conditioned": ("conditioned", "two regions"),
     "conditioned-standard": ("conditioned", "standard AD"),
-    "psrl": ("psrl", "memory"),
-    **{
-        f"{source}{kind}": (source, context)
-        for source in ("psrl", "explorer")
-        for kind, context in {
-            "": "memory",
-            "-two-regions": "two regions",
-            "-window": "plain window of equal bytes",
-        }.items()
-    },
+    **{f"{source}{kind}": (source, CONTEXTS[kind]) for source in ("psrl", "explorer") for kind in WITH_CONTROLS},
 }
 
 
@@ -242,14 +242,6 @@ def long_lives() -> str:
     return table(["Darkroom, share of the optimum", "seeds", "episodes 91 to 100", "401 to 500"], rows)
 
 
-CONTEXTS = {  # end of a setting's name: its label
-    "": "memory", "-24": "memory, training histories twice as long", "-two-regions": "two regions",
-    "-window": "plain window of equal bytes", "-full": "plain window as long as a training history",
-    "-0": "memory without summaries: carried keys alone", "-cleared": "memory, cleared at every region's end",
-    "-other-task": "memory, that of another task",
-}  # fmt: skip
-
-
 SPARSE_CONTROL = {"frozen_lake": "psrl", "hidden_goal": "explorer"}  # families with memory, and their sources
 EXPLORED = {
     "Darkroom": "explorer", "Darkroom-Large": "large-explorer", "Darkroom-Permuted": "permuted-explorer",
@@ -304,8 +296,8 @@ def repeats() -> str:
     labels |= {"compressed": "Darkroom, PPO: two regions", "memory": "Darkroom, PPO: memory"}
     labels |= {"explorer": "Darkroom, explorer: memory", "quick": "Darkroom, explorer: two regions"}
     for env, alg in SPARSE_CONTROL.items():
-        for kind in ("", "-two-regions", "-window"):
-            label = f"{CONTROL[env]}, {SOURCE_NAMES[alg]}: {CONTROL_ROWS[alg + kind][1]}"
+        for kind in WITH_CONTROLS:
+            label = f"{CONTROL[env]}, {SOURCE_NAMES[alg]}: {CONTEXTS[kind]}"
             labels[f"{env}-{alg}{kind}"] = label
     found = [(label, scores) for name, label in labels.items() if (scores := Scores(name)).n_seeds]
     rows = [[label, str(scores.n_seeds), f"{after_first_success(scores):.2f}"] for label, scores in found]
@@ -318,7 +310,7 @@ def gains() -> str:
     of_libraries = {CONTROL[env]: f"{env}-{alg}" for env, alg in SPARSE_CONTROL.items()}
     for family, prefix in (EXPLORED | of_libraries).items():
         memory = Scores(prefix)
-        for kind in ("-two-regions", "-window"):
+        for kind in WITH_CONTROLS[1:]:
             if memory.n_seeds and (other := Scores(prefix + kind)).n_seeds:
                 n = min(memory.n_seeds, other.n_seeds)
                 last = memory.returns.shape[-1]
@@ -351,17 +343,17 @@ def rows_with_gains(columns: dict[str, list[np.ndarray]]) -> list[list[str]]:
     Args:
         columns: label of a context, memory's first, to the (seeds, tasks) values of each column.
     """
-    rows = [
-        [label, ", ".join(map(str, sorted({len(of) for of in found}, reverse=True)))]
-        for label, found in columns.items()
-    ]
-    rows = [[*row, *map(with_interval, found)] for row, found in zip(rows, columns.values())]
+    rows = [[label, seeds_of(found), *map(with_interval, found)] for label, found in columns.items()]
     for label, theirs in list(columns.items())[1:]:
-        pairs = list(zip(columns[CONTEXTS[""]], theirs))
-        least = [min(map(len, pair)) for pair in pairs]
-        gained = [with_interval(ours[:n] - others[:n]) for (ours, others), n in zip(pairs, least)]
-        rows.append([f"memory minus {label}", ", ".join(map(str, sorted(set(least), reverse=True))), *gained])
+        pairs = [(ours, others, min(len(ours), len(others))) for ours, others in zip(columns[CONTEXTS[""]], theirs)]
+        gained = [ours[:n] - others[:n] for ours, others, n in pairs]
+        rows.append([f"memory minus {label}", seeds_of(gained), *map(with_interval, gained)])
     return rows
+
+
+def seeds_of(columns: list[np.ndarray]) -> str:
+    """How many seeds (seeds, tasks) values have; several numbers where columns differ."""
+    return ", ".join(map(str, sorted(set(map(len, columns)), reverse=True)))
 
 
 def predicted_ends() -> str:

@@ -113,11 +113,9 @@ def explores(
 
 def explores_with_memory(family: str, source: str, interval: int, n_slots: int, batch_size: int) -> list[Setting]:
     """The same with memory, and other contexts; the arguments of `explorer_controls`."""
-    batch = f"train_batch_size={batch_size // (2 * interval)}"
-    two = ("context=regions", *UNREAD, f"n_transit={2 * interval}", batch)
     return [
         explores(family, source),
-        explores(family, source, "-two-regions", *two, seeds=(0,)),
+        explores(family, source, "-two-regions", *two_regions(interval, batch_size), seeds=(0,)),
         explores(family, source, "-window", *plain_window(n_slots, batch_size), seeds=(0,)),
     ]
 
@@ -129,16 +127,21 @@ def explorer_controls(
 
     n_slots: what memory holds, in tokens. full: steps of a training history, for a window of that length too.
     """
-    two = ("context=regions", *UNREAD, f"n_transit={2 * interval}", f"train_batch_size={batch_size // (2 * interval)}")
     windows = {"window": n_slots} | ({"full": full} if full else {})
     return [
-        explorer(f"{prefix}-two-regions", *two, family=family, **more),
+        explorer(f"{prefix}-two-regions", *two_regions(interval, batch_size), family=family, **more),
         *(
             explorer(f"{prefix}-{name}", *plain_window(n, batch_size), family=family, **more)
             for name, n in windows.items()
         ),
         explorer(f"{prefix}-0", "memory_regions=0", family=family, **more),
     ]
+
+
+def two_regions(interval: int, batch_size: int) -> tuple[str, ...]:
+    """Overrides that turn memory into two regions of as many steps, with `batch_size` tokens per update."""
+    batch = f"train_batch_size={batch_size // (2 * interval)}"
+    return ("context=regions", *UNREAD, f"n_transit={2 * interval}", batch)
 
 
 def plain_window(n_steps: int, batch_size: int) -> tuple[str, ...]:
