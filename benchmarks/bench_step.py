@@ -18,11 +18,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 import env
 from scripts import family_paths
 
-FAMILIES = ("cartpole", "hidden_goal", "half_cheetah_vel", "metaworld_reach")  # from the fastest to the slowest steps
+FAMILIES = ("cartpole", "half_cheetah_vel", "hidden_goal", "metaworld_reach")  # from the fastest to the slowest steps
 
 
 def step(vec_env: VecEnv, n_steps: int) -> None:
-    """Random actions in all environments."""
+    """The same random actions at every step."""
     actions = np.stack([vec_env.action_space.sample() for _ in range(vec_env.num_envs)])
     vec_env.reset()
     for _ in range(n_steps):

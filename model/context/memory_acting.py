@@ -59,9 +59,8 @@ class MemoryContext:
         self.ended = torch.ones(n_envs, dtype=torch.bool)
         self.newest: dict[str, Tensor] = {}
         self.waited = torch.zeros(n_envs)  # steps since the last reward or the episode's start
-        self.longest_wait = torch.zeros(
-            n_envs, 3
-        )  # for a reward of older regions, of the previous, of the own one; or 0
+        # Steps waited for a reward at most: in older regions, in the previous and in the own one; 0 where there was none
+        self.longest_wait = torch.zeros(n_envs, 3)
         self.ages = torch.full((n_envs, self.first_own + self.T), HIDDEN, device=self.device)  # of the slots
         self.bias = torch.empty(trunk.n_layer, n_envs, trunk.n_head, 1, self.first_own + self.T, device=self.device)
         self._set_bias(torch.arange(n_envs))
