@@ -79,6 +79,28 @@ def plot_shares(curves: dict[str, dict[int, np.ndarray]], title: str) -> Figure:
     return figure
 
 
+@styled
+def plot_regret(panels: dict[str, dict[str, np.ndarray]], span: int) -> Figure:
+    """Mean regret so far along a life, one panel for each family; bands: 95 % intervals over seeds and tasks.
+
+    Args:
+        panels: title to name to (seeds, tasks, spans) regret in each span of `span` steps.
+    """
+    figure, axes = new_figure(3.2 * len(panels), 3.6, columns=len(panels), squeeze=False, sharey=True)
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    for of_panel, (title, curves) in zip(axes[0], panels.items()):
+        for name, regret in curves.items():
+            so_far, number = np.pad(regret.cumsum(axis=-1), ((0, 0), (0, 0), (1, 0))), names.index(name)
+            steps = span * np.arange(so_far.shape[-1])
+            draw_curve(of_panel, number, steps, so_far.mean(axis=(0, 1)), name)
+            draw_band(of_panel, number, steps, *interval(so_far))
+        of_panel.set(xlabel="step", title=title, xlim=(0, None), ylim=(0, None))
+    axes[0, 0].set_ylabel("regret so far")
+    handles = dict(pair[::-1] for of_panel in axes[0] for pair in zip(*of_panel.get_legend_handles_labels()))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
+    return figure
+
+
 def plot_per_task(values: np.ndarray, tasks: list[dict], label: str, held_out: np.ndarray | None = None) -> Figure:
     """One value per task: a heat map where each task is a goal cell of one grid, else bars.
 

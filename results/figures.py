@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from stored import ROOT, SHOWN_WINDOWS, WINDOW_LABELS, WINDOWS, Scores, best_standard, source, with_memory
+from stored import (
+    BANDITS,
+    PULLS,
+    ROOT,
+    SHOWN_WINDOWS,
+    WINDOW_LABELS,
+    WINDOWS,
+    Scores,
+    best_standard,
+    regret_along_a_life,
+    source,
+    with_memory,
+)
 
 from config.loading import load_config
 from env import list_tasks
 from model.context import make_context
 from plots.inside import plot_contexts
-from plots.returns import plot_per_task, plot_returns, plot_shares
+from plots.returns import plot_per_task, plot_regret, plot_returns, plot_shares
 from plots.style import save_figure
 from scripts import DEFAULT_CONFIG
 
@@ -19,6 +31,7 @@ def draw_all() -> None:
     draw_returns()
     draw_clock()
     draw_contexts()
+    draw_regret()
     if (goals := Scores("compressed", "all-goals")).n_seeds:
         draw_goals(goals)
 
@@ -55,6 +68,21 @@ def draw_clock() -> None:
         curves[label] = {n: scores.at(91, 100) / scores.optimal for n, scores in found.items()}
     figure = plot_shares(curves, "Darkroom, held-out goals, episodes 91 to 100, temperature 0.6")
     save_figure(figure, ROOT / "results" / "clock.png")
+
+
+def draw_regret() -> None:
+    """Regret along a life, of the bandit and of the delayed one; what was run."""
+    labels = {
+        "memory": "memory: 8 summaries of 2 tokens", "two-regions": "two regions of 10 steps",
+        "window": "plain window of 40 steps", "full": "full history", "UCB": "UCB, the source",
+    }  # fmt: skip
+    panels = {}
+    for env, delay in BANDITS.items():
+        curves = {label: regret_along_a_life(kind, env) for kind, label in labels.items()}
+        title = f"{delay} steps of waiting after 50 pulls" if delay else "100 pulls"
+        panels[title] = {label: curve for label, curve in curves.items() if curve is not None}
+    if panels := {title: curves for title, curves in panels.items() if curves}:
+        save_figure(plot_regret(panels, PULLS), ROOT / "docs" / "regret.png")
 
 
 def draw_goals(goals: Scores) -> None:

@@ -1,6 +1,6 @@
 """Rebuild every result table and figure from the scores in results/scores.
 
-    python results/report.py     # writes tables.md, returns.png, clock.png, goals.png here and docs/contexts.png
+    python results/report.py     # writes tables.md, returns.png, clock.png, goals.png here, docs/contexts.png and docs/regret.png
 
 Intervals are 95 % bootstrap intervals over seeds and goals.
 """

@@ -16,7 +16,9 @@ SCORES = ROOT / "results" / "scores"
 WINDOWS = {"80": 80, "160": 160, "320": 320, "full": 480}  # plain windows: name in settings, and steps
 WINDOW_LABELS = {"80": "80 steps", "160": "160 steps", "320": "320 steps", "full": "full history (480 steps)"}
 SHOWN_WINDOWS = ("160", "full")  # in the first table and figure
+BANDITS = {"bandit": 0, "delayed_bandit": 50}  # env: steps of waiting in its config
 DELAYS = (0, 50, 100, 200)  # steps of waiting, on bandits
+PULLS = 10  # steps of a bandit's life to one point of a regret curve
 LAPSES = (20, 40, 60, 80)  # the first of one or four episodes, or stretches, of random actions
 STRETCH = 50  # steps
 LIFE, SPAN = 4000, 500  # steps of a life of Key-to-Door that goes on, and of a stretch in which doors are counted
@@ -60,6 +62,27 @@ class Scores:
     def never_found(self, n_episodes: int = 100) -> float:
         """Share of repeats without any reward in the first episodes."""
         return float((self.returns[..., :n_episodes].sum(axis=-1) == 0).mean())
+
+
+def regret_along_a_life(kind: str, env: str) -> np.ndarray | None:
+    """(seeds, tasks, spans) what a context loses to the best arm in every PULLS steps, or (1, tasks, spans) what `UCB` does.
+
+    None where it was not run.
+    """
+    delay = BANDITS[env]
+    ends = Scores(f"{env.replace('_', '-')}-memory", f"delay-{delay}" if delay else "default")
+    if kind == "UCB":
+        path = SCORES / f"source_{env}.npz"
+        gained = np.load(path).get("pulls") if path.exists() else None
+        gained = gained if gained is None else gained[None]
+    else:
+        scores = Scores(f"{env.replace('_', '-')}-{kind}", "pulls")
+        gained = scores.returns.mean(axis=2) if scores.n_seeds else None
+    if gained is None or not ends.n_seeds:
+        return None
+    pays = np.ones(100 + delay)
+    pays[50 : 50 + delay] = 0
+    return ends.optimal[:, None] / 100 * pays.reshape(-1, PULLS).sum(axis=1) - gained
 
 
 def with_interval(values: np.ndarray) -> str:

@@ -22,12 +22,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np
-from stored import CONTROL, DELAYS, FAMILIES, LAPSES, LIFE, SCORES, SPAN, STRETCH
+from stored import BANDITS, CONTROL, DELAYS, FAMILIES, LAPSES, LIFE, PULLS, SCORES, SPAN, STRETCH
 
 from checkpoints import EVALUATION_KEYS, checkpoint_paths, load_checkpoint, save_checkpoint
 from config.loading import load_config
 from env import split_tasks
 from history.format import history_path
+from history.origin import open_history, task_group
 from history.returns import source_curve
 from scripts import DEFAULT_FAMILY, family_paths, run_script
 
@@ -43,6 +44,7 @@ BOUNDARIES = {
 }
 LONG = ("--episodes", "500", "--repeats", "4")
 ONE_LIFE = {"default": ("--episodes", "1", "--set", f"horizon={LIFE}", "--span", f"{SPAN}")}
+ALONG_A_LIFE = {"pulls": ("--episodes", "1", "--span", f"{PULLS}")}  # of a bandit
 UNREAD = ("memory_regions=8", "varied_room=1.0")  # memory's keys go back to their defaults
 CONDITIONED = ("pendulum", "reacher", "half_cheetah_vel", "metaworld_reach")  # families with that source
 EXPLORING = {"exploring-1.0": ("--set", "exploring_temperature=1.0")}
@@ -150,12 +152,18 @@ def plain_window(n_steps: int, batch_size: int) -> tuple[str, ...]:
     return ("context=window", *UNREAD, "use_compressed_context=false", f"n_transit={n_steps}", batch)
 
 
-def bandit(context: str, *overrides: str, is_standard: bool = False, seeds: tuple[int, ...] = (0,), **more) -> Setting:
-    """One life per task and repeat on the delayed bandit, with the delay of training and with others."""
+def bandit(
+    context: str, *overrides: str, is_standard: bool = False, seeds: tuple[int, ...] = (0,), curve: bool = False, **more
+) -> Setting:
+    """One life per task and repeat on the delayed bandit, with the delay of training and with others.
+
+    curve: whether its regret is shown along a life too.
+    """
     evaluations = {
         f"delay-{delay}": ("--episodes", "1", "--set", f"env_kwargs={{n_pulls: 100, delay: {delay}, noise: 0.3}}")
         for delay in DELAYS
     }
+    evaluations |= ALONG_A_LIFE if curve else {}
     return Setting(
         f"delayed-bandit-{context}", overrides, "delayed_bandit", is_standard, seeds=seeds, evaluations=evaluations,
         **more,
@@ -164,7 +172,7 @@ def bandit(context: str, *overrides: str, is_standard: bool = False, seeds: tupl
 
 def plain_bandit(context: str, *overrides: str, is_standard: bool = False) -> Setting:
     """One life per task and repeat on the bandit without a delay."""
-    evaluations = {"default": ("--episodes", "1")}
+    evaluations = {"default": ("--episodes", "1"), **ALONG_A_LIFE}
     return Setting(f"bandit-{context}", overrides, "bandit", is_standard, seeds=(0, 1, 2), evaluations=evaluations)
 
 
@@ -231,7 +239,7 @@ SETTINGS = [
     explorer("hard-explorer-unreached", "reached_observations=false", family="darkroom_hard"),
     explorer("large-explorer", family="darkroom_large", seeds=(0, 1, 2)),
     explorer("permuted-explorer", family="darkroom_permuted", seeds=(0, 1, 2)),
-    bandit("memory", seeds=(0, 1, 2)),
+    bandit("memory", seeds=(0, 1, 2), curve=True),
     bandit("memory-1-tokens", "n_summary=1", controls=CLEARED | OTHER_TASK),
     *(bandit(f"memory-{n}-tokens", f"n_summary={n}") for n in (4, 8)),
     *(bandit(f"memory-{n}-kept", f"memory_regions={n}") for n in (0, 4, 16)),
@@ -263,9 +271,17 @@ SETTINGS = [
         evaluations=ONE_LIFE,
         controls=LAPSED_LIFE,
     ),
-    bandit("two-regions", "context=regions", "n_summary=4", "n_transit=20", "train_batch_size=300"),
-    bandit("window", "train_batch_size=184", is_standard=True),
-    bandit("full", "n_transit=150", "train_batch_size=49", is_standard=True),
+    bandit(
+        "two-regions",
+        "context=regions",
+        "n_summary=4",
+        "n_transit=20",
+        "train_batch_size=300",
+        seeds=(0, 1, 2),
+        curve=True,
+    ),
+    bandit("window", "train_batch_size=184", is_standard=True, seeds=(0, 1, 2), curve=True),
+    bandit("full", "n_transit=150", "train_batch_size=49", is_standard=True, seeds=(0, 1, 2), curve=True),
     *(setting for family in FAMILIES for setting in of_family(family)),
     *(setting for family in CONTROL for setting in of_family(family, episodes=60)),
     *(explores(family, "conditioned") for family in CONDITIONED),
@@ -327,9 +343,18 @@ def store_source(family: str, source: str | None = None) -> None:
     )
     if stored.exists() and not path.is_file():
         return  # a setting with another source may need no file of PPO
-    episodes, returns = source_curve(path, split_tasks(config)["test"], config)
+    held_out = split_tasks(config)["test"]
+    episodes, returns = source_curve(path, held_out, config)
+    curve = {"pulls": rewards_per_span(path, held_out, config)} if family in BANDITS else {}
     SCORES.mkdir(exist_ok=True)
-    np.savez(stored, episodes=episodes, returns=returns)
+    np.savez(stored, episodes=episodes, returns=returns, **curve)
+
+
+def rewards_per_span(path: Path, tasks: list[int], config: dict) -> np.ndarray:
+    """(tasks, spans) what a source's streams got in the mean in every PULLS steps."""
+    with open_history(path, config) as file:
+        rewards = np.stack([task_group(file, path, task, config)["rewards"][()] for task in tasks])  # (tasks, T, E)
+    return rewards.mean(axis=2).reshape(len(tasks), -1, PULLS).sum(axis=2)
 
 
 def score_path(name: str, split: int, seed: int, evaluation: str) -> Path:

@@ -17,7 +17,7 @@ from files import InputError
 from plots.frames import FrameRecorder, _film_panels, check_picture, check_renders, save_film
 from plots.inside import plot_histories, plot_per_rollout
 from plots.intervals import interval
-from plots.returns import plot_per_task, plot_returns, plot_shares
+from plots.returns import plot_per_task, plot_regret, plot_returns, plot_shares
 from plots.style import save_figure
 
 
@@ -104,6 +104,16 @@ def test_shares_are_drawn_with_their_intervals_and_curves_without_runs_left_out(
     low, high = interval(varied)
     np.testing.assert_allclose(window[2][0].get_segments()[1][:, 1], [low, high])
     assert memory[0].get_xdata().tolist() == [40] and memory[0].get_color() != window[0].get_color()
+
+
+def test_regret_adds_up_from_nothing():
+    regret = np.ones((2, 3, 4))
+    figure = plot_regret({"no delay": {"UCB": regret[:1]}, "delay": {"memory": regret, "UCB": regret[:1]}}, span=10)
+    left, right = figure.axes
+    assert [line.get_label() for line in right.lines] == ["memory", "UCB"] and len(left.lines) == 1
+    np.testing.assert_array_equal(right.lines[0].get_xydata(), [[0, 0], [10, 1], [20, 2], [30, 3], [40, 4]])
+    assert left.lines[0].get_color() == right.lines[1].get_color()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["UCB", "memory"]
 
 
 def test_histories_of_each_kind_have_a_panel_and_reasons_are_full_dots():

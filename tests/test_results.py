@@ -72,6 +72,20 @@ def test_how_many_come_back_after_a_lapse():
     assert stored.after_lapses(of_doors, 4, 1) == 1  # of the first two, none opens it in episodes 20 to 23
 
 
+def test_waiting_costs_no_regret(tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "SCORES", tmp_path)
+    means, gained = np.array([0.5, 1.0]), np.zeros((2, 15))  # two tasks; nothing is ever gained
+    name = "delayed-bandit-memory_split-0_seed-0"
+    told = {"tasks": [0, 1], "random_returns": np.zeros((2, 1))}
+    np.savez(tmp_path / f"{name}_delay-50.npz", returns=np.zeros((2, 3, 1)), optimal=100 * means, **told)
+    np.savez(tmp_path / f"{name}_pulls.npz", returns=np.zeros((2, 3, 15)), optimal=[np.nan] * 2, **told)
+    np.savez(tmp_path / "source_delayed_bandit.npz", pulls=gained)
+    expected = np.outer(means, [10] * 5 + [0] * 5 + [10] * 5)[None]
+    for kind in ("memory", "UCB"):
+        np.testing.assert_allclose(stored.regret_along_a_life(kind, "delayed_bandit"), expected)
+    assert stored.regret_along_a_life("window", "delayed_bandit") is None
+
+
 def test_every_stored_score_can_be_made_by_the_study():
     wanted = {
         path.name
