@@ -82,9 +82,20 @@ def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] |
             "compress_interval": interval,
             "rollout_length": origin.rollout_length,
             "with_dones": "dones" in origin.fields,
-            "blank_starts": config["histories"] != "whole" and (config["region_stride"] > 1 or config["mix_streams"]),
+            "blank_starts": blanks_starts(
+                config | {"compress_interval": interval, "rollout_length": origin.rollout_length}
+            ),
         }
     )
+
+
+def blanks_starts(config: dict) -> bool:
+    """Whether the regions of a training window are of several streams, or of pieces of rollouts that do not follow."""
+    if config["histories"] == "whole":
+        return False
+    interval, length = config["compress_interval"], config["rollout_length"]
+    are_pieces = context_class(config).draws_histories and isinstance(interval, int) and interval < (length or 0)
+    return config["region_stride"] > 1 or config["mix_streams"] or are_pieces
 
 
 def automatic_interval(path: Path, config: dict, origin: Origin, history: HistoryFile | None = None) -> int | None:
@@ -270,6 +281,12 @@ class ADDataset(Dataset):
             self.timeline.histories = self._make_histories(spans)
         elif self.draws_histories:
             self._warn("its rollouts are not marked: histories: every is used")
+        longest = self.context.longest_window(self.timeline)
+        if longest and longest < self.config["n_transit"]:
+            self._warn(
+                f"n_transit is {self.config['n_transit']}, and training windows have {longest} steps at most: acting will show "
+                "longer ones, which are not learned; lower n_transit, or region_stride"
+            )
         places = self.context.n_places(self.timeline)
         self.n_samples = np.concatenate([[0], np.cumsum(places * self.n_streams)])
 
@@ -389,7 +406,8 @@ class ADDataset(Dataset):
         group = {}
         if n_currents > 1:
             windows, tasks = windows.repeat(n_currents), np.tile(tasks, n_currents)
-            windows.streams[len(samples) :, -1] = rng.integers(self.n_streams, size=len(tasks) - len(samples))
+            steps = rng.integers(1, max(2, self.n_streams), size=len(tasks) - len(samples))  # to another stream
+            windows.streams[len(samples) :, -1] = (windows.streams[len(samples) :, -2] + steps) % self.n_streams
             group = {"group": np.tile(np.arange(len(samples)), n_currents)}
         streams = windows.streams  # (B, parts)
         batch = self._gather(tasks, windows.times, np.take_along_axis(streams, windows.parts, axis=1), windows.valid)
@@ -401,27 +419,24 @@ class ADDataset(Dataset):
         return batch | {name: torch.from_numpy(values) for name, values in (more | group).items()}
 
     def _starts(self, tasks: np.ndarray, windows: Windows, streams: np.ndarray) -> np.ndarray:
-        """(B, L) True at steps where the window does not show what led to them: the first one, and with
-        `blank_starts` the first one of another stream or of a rollout that does not follow.
+        """(B, L) True at steps where the window does not show what led to them: the first one, the first one of another
+        stream or of a rollout that does not follow, and with `blank_starts` the first one of any other rollout.
 
         There the step before, in the window, is not the one that led to it. It may stand for it where an episode
         ended with it and another one begins: then the observation depends on neither.
         """
         starts = np.zeros(windows.valid.shape, dtype=bool)
         starts[:, 0] = True
-        if not self.blank_starts:
-            return starts
         window, step = np.nonzero((windows.parts[:, 1:] != windows.parts[:, :-1]) & windows.valid[:, 1:])
-        starts[window, step + 1] = True
+        stream_before, stream = (streams[window, windows.parts[window, at]] for at in (step, step + 1))
+        before, own = windows.times[window, step], windows.times[window, step + 1] - 1
+        follows = (own == before) & (stream == stream_before) & (not self.blank_starts)
         if "dones" in self.arrays:
             offset, dones = self.history.task_offset[tasks[window]], self.arrays["dones"]
-            part, part_before = windows.parts[window, step + 1], windows.parts[window, step]
-            before, own = windows.times[window, step], windows.times[window, step + 1] - 1
-            ended = dones[(offset + before) * self.n_streams + streams[window, part_before]]
-            begins = (own < 0) | dones[(offset + np.maximum(own, 0)) * self.n_streams + streams[window, part]].astype(
-                bool
-            )
-            starts[window, step + 1] = ~(ended.astype(bool) & begins)
+            ended = dones[(offset + before) * self.n_streams + stream_before].astype(bool)
+            begins = dones[(offset + np.maximum(own, 0)) * self.n_streams + stream].astype(bool) | (own < 0)
+            follows |= ended & begins
+        starts[window, step + 1] = ~follows
         return starts
 
     def _streams_per_part(self, streams: np.ndarray, n_parts: int, rng: np.random.Generator | None) -> np.ndarray:

@@ -352,11 +352,10 @@ def tell_mean(name: str, values: np.ndarray, digits: int) -> None:
     print(f"{name}: {values.mean():.{digits}f}{known}")
 
 
-def write_results(results: Results, out: Path, traj_dir: str) -> None:
-    """Write OUT.npz: returns (task, repeat, episode or span), task indices, optima, random returns, and settings as YAML; and OUT.png."""
-    config, optimal = results.settings["config"], results.optimal
+def save_scores(results: Results, out: Path) -> None:
+    """Write OUT.npz: returns (task, repeat, episode or span), task indices, optima, random returns, and settings as YAML."""
     arrays = {
-        "returns": results.returns.astype(np.float32), "tasks": np.array(results.indices), "optimal": optimal,
+        "returns": results.returns.astype(np.float32), "tasks": np.array(results.indices), "optimal": results.optimal,
         "random_returns": results.random_returns, "settings": yaml.safe_dump(results.settings, sort_keys=False),
     }  # fmt: skip
 
@@ -365,6 +364,12 @@ def write_results(results: Results, out: Path, traj_dir: str) -> None:
             np.savez_compressed(file, **arrays)
 
     write_atomically(out.with_name(out.name + ".npz"), write)
+
+
+def write_results(results: Results, out: Path, traj_dir: str) -> None:
+    """Write OUT.npz, as `save_scores` does, and OUT.png."""
+    save_scores(results, out)
+    config, optimal = results.settings["config"], results.optimal
     levels = {"random policy": float(results.random_returns.mean())}
     if not np.isnan(optimal).any():
         levels["optimum"] = float(optimal.mean())

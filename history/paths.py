@@ -34,23 +34,25 @@ class Histories:
         self.per_rollout, self.per_region = max(1, rollout_length // interval), max(1, interval // rollout_length)
 
     def draw(self, tasks: np.ndarray, n_regions: int, rng: Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(B, R) first steps, lengths and streams of the regions of one history for each of (B,) tasks."""
+        """(B, R) first steps, lengths and streams of the regions of one history for each of (B,) tasks.
+
+        A stream that ends before has regions of length 0 behind its last one. With mixed streams its last policy goes on.
+        """
         B = len(tasks)
-        streams = rng.integers(self.n_streams, size=(B, n_regions if self.mix_streams else 1))
-        streams = np.broadcast_to(streams, (B, n_regions)).copy()
+        steps = np.zeros((B, n_regions), dtype=np.int64)  # from a region's stream to the next one's
         if self.mix_streams and self.n_streams > 1:  # a region never repeats the one before
-            for i in range(1, n_regions):
-                streams[:, i] = (streams[:, i] + (streams[:, i] == streams[:, i - 1])) % self.n_streams
+            steps[:, 1:] = rng.integers(1, self.n_streams, size=(B, n_regions - 1))
+        streams = (rng.integers(self.n_streams, size=(B, 1)) + steps.cumsum(axis=1)) % self.n_streams
         part = rng.integers(self.per_rollout, size=(B, n_regions))
         rollouts = self.rollouts(tasks, part, streams, rng)
-        starts = rollouts * self.rollout_length + part * self.interval
-        return starts, np.full_like(starts, self.interval), streams
+        last = (self.n_rollouts[tasks] - self.per_region)[:, None]
+        goes_on = self.mix_streams and self.n_streams > 1
+        lengths = np.where(goes_on | (rollouts <= last), self.interval, 0)
+        return np.minimum(rollouts, last) * self.rollout_length + part * self.interval, lengths, streams
 
     def rollouts(self, tasks: np.ndarray, part: np.ndarray, streams: np.ndarray, rng: Generator) -> np.ndarray:
-        """(B, R) the first rollout of each region: every `stride`-th one; the last region goes on for ever."""
-        first = rng.integers(self.stride, size=(len(tasks), 1))
-        last = self.n_rollouts[tasks][:, None] - self.per_region
-        return np.minimum(first + self.stride * np.arange(part.shape[1]), last)
+        """(B, R) the first rollout of each region, which may be beyond the last one: every `stride`-th one."""
+        return rng.integers(self.stride, size=(len(tasks), 1)) + self.stride * np.arange(part.shape[1])
 
 
 class CausalHistories(Histories):
@@ -98,19 +100,18 @@ class WholeHistories(Histories):
         streams = rng.integers(self.n_streams, size=len(tasks))
         if self.stops is None:
             n_held = self.n_rollouts[tasks][:, None] * self.rollout_length // self.interval
-            stops = (np.minimum(np.arange(n_regions), n_held - 1) + 1) * self.interval
-            starts = stops - self.interval
+            starts, stops = (np.minimum(np.arange(n_regions) + i, n_held) * self.interval for i in (0, 1))
         else:
             starts, stops = self._cut(tasks, streams, n_regions)
         return starts, stops - starts, np.broadcast_to(streams[:, None], starts.shape)
 
     def _cut(self, tasks: np.ndarray, streams: np.ndarray, n_regions: int) -> tuple[np.ndarray, np.ndarray]:
-        """(B, R) starts and stops of the first regions of lives; a short life's last region stands for those it lacks."""
+        """(B, R) starts and stops of the first regions of lives; both are its end where a life has no more."""
         bounds = np.zeros((len(tasks), n_regions, 2), dtype=np.int64)
         for row, task, stream in zip(bounds, tasks, streams):
-            stops = self.stops[task][stream]
-            last = np.minimum(np.arange(n_regions), len(stops) - 1)
-            row[:, 0], row[:, 1] = np.concatenate([[0], stops])[last], stops[last]
+            stops = np.concatenate([[0], self.stops[task][stream]])
+            for i in (0, 1):
+                row[:, i] = stops[np.minimum(np.arange(n_regions) + i, len(stops) - 1)]
         return bounds[..., 0], bounds[..., 1]
 
 

@@ -22,7 +22,7 @@ import torch
 import env
 from checkpoints import load_checkpoint
 from config.loading import complete_config, free_in_evaluation, override_config
-from evaluate import evaluate_random, evaluate_tasks
+from evaluate import Results, evaluate_random, evaluate_tasks, save_scores
 from files import InputError, make_folder
 from model import load_model
 from model.acting import ContextActor
@@ -102,11 +102,12 @@ def main() -> None:
     runs = len(held_out) * args.repeats  # all at once: another task's memory has to be there
     chosen = [tasks[i] for i in held_out]
     returns = evaluate_tasks(model, chosen, args.repeats, args.episodes, seed=0, envs_at_once=runs, span=args.span)
-    scores = {
-        "returns": returns, "tasks": held_out, "optimal": env.optimal_returns(config, chosen, args.span),
-        "random_returns": evaluate_random(config, chosen, seed=0, span=args.span), "lapses": np.array(args.lapses or []),
+    settings = {
+        "checkpoint": str(args.ckpt), "update": checkpoint["update"], "repeats": args.repeats, "span": args.span,
+        "memory": args.memory, "lapses": args.lapses, "config": config,
     }  # fmt: skip
-    np.savez_compressed(f"{args.out}.npz", **scores)
+    optimal, at_random = env.optimal_returns(config, chosen, args.span), evaluate_random(config, chosen, 0, args.span)
+    save_scores(Results(held_out, chosen, returns, optimal, at_random, settings), args.out)
     print(f"mean return over the last 10 {'stretches' if args.span else 'episodes'} {returns[..., -10:].mean():.2f}")
 
 

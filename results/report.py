@@ -7,6 +7,9 @@ Intervals are 95 % bootstrap intervals over seeds and goals.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from figures import draw_all
 from stored import (
@@ -67,7 +70,8 @@ HEADER = [
 def row(name: str, scores: Scores) -> list[str]:
     """Returns at EPISODES, return and share over 91 to 100, worst goal's share, repeats without the goal."""
     n, late = scores.returns.shape[-1], scores.at(91, 100)
-    cells = [f"{scores.at(e).mean():.1f}" if e <= n else "" for e in EPISODES[:3]]
+    digits = 1 if scores.optimal.mean() > 2 else 2
+    cells = [f"{scores.at(e).mean():.{digits}f}" if e <= n else "" for e in EPISODES[:3]]
     share, worst = with_interval(late / scores.optimal), (late.mean(axis=0) / scores.optimal).min()
     cells += [with_interval(late), share, f"{worst:.2f}", f"{scores.never_found():.1%}"]
     return [name, str(scores.n_seeds), *cells]
@@ -89,8 +93,8 @@ def main_table(compressed: Scores, standard: dict[str, Scores]) -> str:
 
 def difference(compressed: Scores, standard: Scores) -> str:
     """Compressed minus standard over episodes 91 to 100, over the seeds that both have."""
-    n = min(compressed.n_seeds, standard.n_seeds)
-    return with_interval(compressed.at(91, 100)[:n] - standard.at(91, 100)[:n])
+    one, other = compressed.beside(standard)
+    return with_interval(one.at(91, 100) - other.at(91, 100))
 
 
 def family_table() -> str:
@@ -119,7 +123,7 @@ def family_details() -> str:
 
 
 CONTEXTS = {  # end of a setting's name: its label
-    "": "memory", "-24": "memory, training histories twice as long", "-two-regions": "two regions",
+    "": "memory", "-two-regions": "two regions",
     "-window": "plain window of equal bytes", "-full": "plain window as long as a training history",
     "-0": "memory without summaries: carried keys alone", "-cleared": "memory, cleared at every region's end",
     "-other-task": "memory, that of another task",
@@ -173,8 +177,8 @@ def control_table() -> str:
         "55 to 60 (95 % interval)",
         "its source at its end",
         "PPO at its end",
-        "share of the way from 1 to 3",
-        "from random",
+        "share of the gap closed since 1 to 3",
+        "since random",
     ]
     return table(header, rows)
 
@@ -207,9 +211,7 @@ def compare(heading: str, labels: dict[str, str], by_split: dict[str, str] | Non
     """
     found = [(label, Scores(*name.split(" "))) for name, label in labels.items()]
     for split in (1, 2):
-        found += [
-            (f"split {split}: {label}", Scores(name, splits=(split,))) for name, label in (by_split or {}).items()
-        ]
+        found += [(f"split {split}: {label}", Scores(name, split=split)) for name, label in (by_split or {}).items()]
     return table([heading, *HEADER], [row(label, scores) for label, scores in found if scores.n_seeds])
 
 
@@ -299,8 +301,12 @@ def repeats() -> str:
         for kind in WITH_CONTROLS:
             label = f"{CONTROL[env]}, {SOURCE_NAMES[alg]}: {CONTEXTS[kind]}"
             labels[f"{env}-{alg}{kind}"] = label
-    found = [(label, scores) for name, label in labels.items() if (scores := Scores(name)).n_seeds]
-    rows = [[label, str(scores.n_seeds), f"{after_first_success(scores):.2f}"] for label, scores in found]
+    labels |= {f"key-to-door-explorer{kind}": f"Dark Key-to-Door, explorer: {CONTEXTS[kind]}" for kind in WITH_CONTROLS}
+    rows = []
+    for name, label in labels.items():
+        if (scores := Scores(name)).n_seeds:
+            opened = {"wanted": 2.0} if "Key-to-Door" in label else {}  # a key alone is none
+            rows.append([label, str(scores.n_seeds), f"{after_first_success(scores, **opened):.2f}"])
     return table(["held-out tasks", "seeds", "success in the episode after the first one"], rows)
 
 
@@ -312,20 +318,18 @@ def gains() -> str:
         memory = Scores(prefix)
         for kind in WITH_CONTROLS[1:]:
             if memory.n_seeds and (other := Scores(prefix + kind)).n_seeds:
-                n = min(memory.n_seeds, other.n_seeds)
+                ours, theirs = memory.beside(other)
                 last = memory.returns.shape[-1]
                 spans = (10,), (last - last // 10 + 1, last)
-                gained = [with_interval(memory.at(*at)[:n] - other.at(*at)[:n]) for at in spans]
-                rows.append([f"{family}, {CONTEXTS[kind]}", str(n), *gained])
+                gained = [with_interval(ours.at(*at) - theirs.at(*at)) for at in spans]
+                rows.append([f"{family}, {CONTEXTS[kind]}", str(ours.n_seeds), *gained])
     return table(["memory minus", "seeds", "episode 10", "the last tenth"], rows)
 
 
 def lapses() -> str:
     """Who comes back to the door after episodes of random actions, made by results/controls.py --lapses."""
-    shares = {
-        label: [after_lapses(scores, lost, n) for scores, lost in ((one, 1), (four, 4)) for n in (1, 5)]
-        for label, one, four in with_lapses("key-to-door-explorer", CONTEXTS)
-    }
+    found = with_lapses("key-to-door-explorer", CONTEXTS)
+    columns = [(lost, partial(after_lapses, n_lost=n_lost, n=n)) for lost, n_lost in ((0, 1), (1, 4)) for n in (1, 5)]
     header = [
         "seeds",
         "after one: the next",
@@ -334,26 +338,27 @@ def lapses() -> str:
         "the fifth",
     ]
     heading = "Dark Key-to-Door: share of episodes that open the door, after random ones"
-    return table([heading, *header], rows_with_gains(shares))
+    return table([heading, *header], rows_with_gains(found, columns))
 
 
-def rows_with_gains(columns: dict[str, list[np.ndarray]]) -> list[list[str]]:
+def rows_with_gains(found: dict[str, tuple[Scores, ...]], columns: list[tuple[int, Callable]]) -> list[list[str]]:
     """A row for each context, and what memory gains on the others over the seeds that both have.
 
     Args:
-        columns: label of a context, memory's first, to the (seeds, tasks) values of each column.
+        found: label of a context, memory's first, to its scores.
+        columns: which of these scores a column is of, and what makes (seeds, tasks) values of them.
     """
-    rows = [[label, seeds_of(found), *map(with_interval, found)] for label, found in columns.items()]
-    for label, theirs in list(columns.items())[1:]:
-        pairs = [(ours, others, min(len(ours), len(others))) for ours, others in zip(columns[CONTEXTS[""]], theirs)]
-        gained = [ours[:n] - others[:n] for ours, others, n in pairs]
-        rows.append([f"memory minus {label}", seeds_of(gained), *map(with_interval, gained)])
+
+    def row(label: str, values: list[np.ndarray]) -> list[str]:
+        n_seeds = sorted(set(map(len, values)), reverse=True)  # several numbers where columns differ
+        return [label, ", ".join(map(str, n_seeds)), *map(with_interval, values)]
+
+    rows = [row(label, [values(scores[at]) for at, values in columns]) for label, scores in found.items()]
+    (_, memory), *others = found.items() if found else [(None, None)]
+    for label, scores in others:
+        pairs = [(values, *memory[at].beside(scores[at])) for at, values in columns]
+        rows.append(row(f"memory minus {label}", [values(ours) - values(theirs) for values, ours, theirs in pairs]))
     return rows
-
-
-def seeds_of(columns: list[np.ndarray]) -> str:
-    """How many seeds (seeds, tasks) values have; several numbers where columns differ."""
-    return ", ".join(map(str, sorted(set(map(len, columns)), reverse=True)))
 
 
 def predicted_ends() -> str:
@@ -394,15 +399,16 @@ def doors() -> str:
 
 def lost_stretches() -> str:
     """The same lives with stretches of STRETCH random steps, made by results/controls.py --lapses --span."""
-    shares = {}  # label: of each column (seeds, tasks)
-    for label, one, four in with_lapses("endless-explorer", CONTEXTS):
-        shares[label] = [after_stretches(scores, lost, n) for scores, lost in ((one, 1), (four, 4)) for n in (1, 2)]
+    found = with_lapses("endless-explorer", CONTEXTS)
+    columns = [
+        (lost, partial(after_stretches, n_lost=n_lost, n=n)) for lost, n_lost in ((0, 1), (1, 4)) for n in (1, 2)
+    ]
     header = [
         f"after {lost * STRETCH} random steps: {which} {STRETCH}"
         for lost in (1, 4)
         for which in ("the next", "the second")
     ]
-    return table(["share of the optimum, held-out tasks", "seeds", *header], rows_with_gains(shares))
+    return table(["share of the optimum, held-out tasks", "seeds", *header], rows_with_gains(found, columns))
 
 
 BANDIT_CONTEXTS = {  # end of a setting's name: its label
@@ -428,20 +434,22 @@ def regrets(env: str, evaluations: dict[str, str]) -> str:
     Args:
         evaluations: heading of a column to the name of its evaluation.
     """
-    found = {}  # kind: (seeds, tasks) per column
+    found = {}  # kind: scores per column
     for kind in BANDIT_CONTEXTS:
         scores = [Scores(f"{env.replace('_', '-')}-{kind}", name) for name in evaluations.values()]
         if all(of.n_seeds for of in scores):
-            found[kind], best = [of.optimal - of.at(1) for of in scores], scores[0].optimal.mean()
+            found[kind] = scores
     rows = [
-        [BANDIT_CONTEXTS[kind], str(len(columns[0])), *map(with_interval, columns)] for kind, columns in found.items()
+        [BANDIT_CONTEXTS[kind], str(scores[0].n_seeds), *[with_interval(of.optimal - of.at(1)) for of in scores]]
+        for kind, scores in found.items()
     ]
     for kind in ("two-regions", "window"):
         if kind in found and "memory" in found:
-            n = min(len(found[kind][0]), len(found["memory"][0]))
-            gains = [with_interval(theirs[:n] - ours[:n]) for ours, theirs in zip(found["memory"], found[kind])]
-            rows.append([f"gain of memory over {BANDIT_CONTEXTS[kind]}", str(n), *gains])
+            pairs = [ours.beside(theirs) for ours, theirs in zip(found["memory"], found[kind])]
+            gains = [with_interval(ours.at(1) - theirs.at(1)) for ours, theirs in pairs]
+            rows.append([f"regret saved by memory over {BANDIT_CONTEXTS[kind]}", str(pairs[0][0].n_seeds), *gains])
     if rows:  # UCB's regret does not depend on a delay
+        best = next(iter(found.values()))[0].optimal.mean()
         rows.append(["UCB", "", *[f"{best - source(env)['returns'][-1]:.2f}"] * len(evaluations)])
     return table(["regret, held-out bandits", "seeds", *evaluations], rows)
 
@@ -466,7 +474,7 @@ def text() -> str:
         row(f"split seed {split}{label}", scores)
         for split in (1, 2)
         for evaluation, label in {"default": "", "exploring-1.0": f", {EXPLORING}"}.items()
-        if (scores := Scores("compressed-split", evaluation, (split,))).n_seeds
+        if (scores := Scores("compressed-split", evaluation, split)).n_seeds
     ]
     if others:
         parts.append("## Other splits, compressed\n\n" + table(["held-out goals", *HEADER], others))

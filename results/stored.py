@@ -43,17 +43,24 @@ class Scores:
     """The stored returns of one setting, evaluated in one way.
 
     Attributes:
-        returns: (seeds, goals, repeats, episodes). optimal: (goals,).
+        seeds: the training seeds, in order. returns: (seeds, goals, repeats, episodes). optimal: (goals,).
     """
 
-    def __init__(self, setting: str, evaluation: str = "default", splits: tuple[int, ...] = (0,)):
-        paths = [p for split in splits for p in sorted(SCORES.glob(f"{setting}_split-{split}_seed-*_{evaluation}.npz"))]
-        loaded = [np.load(path) for path in paths]
-        self.n_seeds = len(loaded)
+    def __init__(self, setting: str, evaluation: str = "default", split: int = 0, seeds: list[int] | None = None):
+        """`seeds`: those to take; None takes all that were run."""
+        paths = SCORES.glob(f"{setting}_split-{split}_seed-*_{evaluation}.npz")
+        of_seeds = {int(path.name.rpartition("_seed-")[2].partition("_")[0]): path for path in paths}
+        self.name = setting, evaluation, split
+        self.seeds = sorted(of_seeds if seeds is None else set(seeds) & set(of_seeds))
+        self.n_seeds, loaded = len(self.seeds), [np.load(of_seeds[seed]) for seed in self.seeds]
         if loaded:
             self.returns = np.stack([scores["returns"] for scores in loaded]).astype(np.float64)
             self.optimal, self.tasks = loaded[0]["optimal"], loaded[0]["tasks"]
             self.random = float(np.mean([scores["random_returns"].mean() for scores in loaded]))
+
+    def beside(self, other: Scores) -> tuple[Scores, Scores]:
+        """Both, with the seeds that both have."""
+        return Scores(*self.name, other.seeds), Scores(*other.name, self.seeds)
 
     def at(self, first: int, last: int | None = None) -> np.ndarray:
         """(seeds, goals) mean return over episodes `first` to `last`, counted from 1."""
@@ -121,12 +128,12 @@ def best_standard() -> dict[str, Scores]:
     return found
 
 
-def after_first_success(scores: Scores) -> float:
-    """How often the episode after the first rewarded one is rewarded too."""
-    rewarded = scores.returns.reshape(-1, scores.returns.shape[-1]) > 0
-    first = rewarded[:, :-1].argmax(axis=1)
-    met = rewarded[np.arange(len(first)), first]
-    return float(rewarded[np.arange(len(first)), first + 1][met].mean())
+def after_first_success(scores: Scores, wanted: float = 0.01) -> float:
+    """How often the episode after the first one that returned `wanted` returns as much too; by default, any reward."""
+    succeeded = scores.returns.reshape(-1, scores.returns.shape[-1]) >= wanted
+    first = succeeded[:, :-1].argmax(axis=1)
+    met = succeeded[np.arange(len(first)), first]
+    return float(succeeded[np.arange(len(first)), first + 1][met].mean())
 
 
 def after_misses(scores: Scores, n: int) -> float:
@@ -138,17 +145,17 @@ def after_misses(scores: Scores, n: int) -> float:
     return float(opened[:, n + 1 :][follows].mean())
 
 
-def with_lapses(prefix: str, labels: dict[str, str]) -> list[tuple[str, Scores, Scores]]:
-    """The label of each kind of context, its scores after one random episode or stretch, and after four in a row.
+def with_lapses(prefix: str, labels: dict[str, str]) -> dict[str, tuple[Scores, Scores]]:
+    """For the label of each kind of context, its scores after one random episode or stretch, and after four in a row.
 
     Args:
         labels: by the end of a setting's name; those that were run are taken.
     """
-    found = [
-        (label, *(Scores(f"{prefix}{kind}-{name}") for name in ("lapsed", "lapsed-4")))
+    found = {
+        label: tuple(Scores(f"{prefix}{kind}-{name}") for name in ("lapsed", "lapsed-4"))
         for kind, label in labels.items()
-    ]
-    return [(label, one, four) for label, one, four in found if one.n_seeds and four.n_seeds]
+    }
+    return {label: scores for label, scores in found.items() if all(of.n_seeds for of in scores)}
 
 
 def after_lapses(scores: Scores, n_lost: int, n: int) -> np.ndarray:

@@ -233,9 +233,6 @@ SETTINGS = [
     explorer("explorer-adaptive", model=ADAPTIVE, evaluations=BOUNDARIES, tells_ends=True),
     explorer("hard-explorer", family="darkroom_hard", seeds=(0, 1, 2), controls=CLEARED | OTHER_TASK),
     *explorer_controls("darkroom_hard", "hard-explorer", interval=40, n_slots=136, batch_size=8832),
-    explorer(
-        "hard-explorer-24", "history_regions=24", "train_batch_size=8", "memory_regions=14", family="darkroom_hard"
-    ),
     explorer("hard-explorer-unreached", "reached_observations=false", family="darkroom_hard"),
     explorer("large-explorer", family="darkroom_large", seeds=(0, 1, 2)),
     explorer("permuted-explorer", family="darkroom_permuted", seeds=(0, 1, 2)),

@@ -10,6 +10,7 @@ import torch
 import collect
 import env
 from config.loading import load_config
+from dataset import blanks_starts
 from scripts import DEFAULT_CONFIG
 
 torch.set_num_threads(1)  # tiny tensors; also keeps results independent of the machine
@@ -33,12 +34,8 @@ def set_flags(*settings: str) -> list[str]:
 def tiny_config(*overrides: str) -> dict:
     """A complete config of the tiny family, as train.py hands it to the model."""
     config = load_config(DEFAULT_CONFIG, [*TINY_ENV, *TINY_SOURCE, *TINY_MODEL, *overrides])
-    blank = config["region_stride"] > 1 or config["mix_streams"]
-    return (
-        config
-        | env.describe_spaces(config)
-        | {"with_dones": True, "blank_starts": blank, "rollout_length": config["n_steps"]}
-    )
+    config |= env.describe_spaces(config) | {"with_dones": True, "rollout_length": config["n_steps"]}
+    return config | {"blank_starts": blanks_starts(config)}
 
 
 @pytest.fixture(scope="session")

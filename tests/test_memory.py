@@ -226,14 +226,77 @@ def test_a_region_may_be_several_rollouts_of_one_stream(tmp_path, histories, con
     assert torch.isfinite(model(batch)["loss_total"])
 
 
-def test_a_short_streams_last_region_is_shown_again(tmp_path):
-    """It stands for those that would follow."""
-    config = random_model("use_compressed_context=true", "histories=whole", "history_regions=20", "n_transit=24").config
-    write_file(history_path(config, tmp_path), config | {"compress_interval": 12}, 120, 4)
-    starts, _, streams = ADDataset(config, tmp_path, "train").timeline.histories.draw(
-        np.zeros(9, dtype=int), 20, np.random.default_rng(0)
+WHOLE = ["histories=whole", "mix_streams=false", "region_stride=1"]
+PIECES = ["histories=every", "mix_streams=false", "region_stride=2", "compress_interval=6"]
+
+
+@pytest.mark.parametrize(
+    "context, settings", [("memory", WHOLE), ("memory", PIECES), ("regions", WHOLE), ("window", WHOLE)]
+)
+def test_a_short_stream_is_not_shown_twice(tmp_path, context, settings):
+    """A copy of the region before would teach to copy it; histories end with their streams."""
+    model = random_model(
+        f"use_compressed_context={context != 'window'}",
+        f"context={context}",
+        "history_regions=20",
+        "n_transit=24",
+        *settings,
     )
-    assert (starts == np.minimum(np.arange(20), 9) * 12).all() and (streams == streams[:, :1]).all()
+    write_file(history_path(model.config, tmp_path), model.config | {"compress_interval": 12}, 120, 4)
+    dataset = ADDataset(model.config, tmp_path, "train")
+    starts, lengths, streams = dataset.timeline.histories.draw(np.zeros(9, dtype=int), 20, np.random.default_rng(0))
+    n_held = 10 if settings is WHOLE else 5
+    assert (lengths[:, :n_held] > 0).all() and not lengths[:, n_held:].any() and (streams == streams[:, :1]).all()
+    for seed in range(5):
+        batch = dataset.sample_batch(16, np.random.default_rng(seed))
+        n_steps = batch["region_lengths"].sum(1)
+        for rewards, n in zip(batch["rewards"], n_steps):  # `write_file` gives each step a reward of its own
+            assert len(rewards[:n].unique()) == n
+        assert torch.isfinite(model(batch)["loss_total"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["context=memory", *PIECES, "region_stride=1"],
+        ["context=memory", *WHOLE, "compress_interval=6"],
+        ["context=memory", "histories=every", "mix_streams=true", "region_stride=1"],
+        ["context=regions", "histories=causal", "currents_per_previous=4"],
+        ["context=regions", *WHOLE],
+    ],
+)
+def test_a_step_shows_what_led_to_it_or_nothing(tmp_path, settings):
+    """`write_file` gives each step a reward of its own: 10 more than the one before in its stream."""
+    config = random_model("use_compressed_context=true", "history_regions=8", "n_transit=24", *settings).config
+    write_file(history_path(config, tmp_path), config | {"compress_interval": 12}, 120, 4, dones=None)
+    dataset = ADDataset(config, tmp_path, "train")
+    batch = dataset.sample_batch(64, np.random.default_rng(0))
+    shown = ~batch["starts"][:, 1:] & (
+        torch.arange(1, batch["rewards"].shape[1]) < batch["region_lengths"].sum(1)[:, None]
+    )
+    assert shown.any() and (batch["rewards"].diff(dim=1)[shown] == 10).all()
+    for rewards, lengths in zip(batch["rewards"], batch["region_lengths"]):  # no region is a copy of the one before
+        parts = [part for part in rewards[: lengths.sum()].split(lengths.tolist()) if len(part)]
+        assert all(not torch.equal(one, other) for one, other in zip(parts, parts[1:]))
+
+
+@torch.no_grad()
+def test_empty_regions_behind_a_short_life_change_nothing(tmp_path):
+    model = random_model(*MEMORY, "memory_regions=2", "history_regions=9").eval()
+    torch.nn.init.normal_(model.context.age_bias)
+    observations, actions, rewards, dones = (torch.stack(v, dim=1) for v in zip(*random_steps(36)))
+    batch = {"observations": observations, "actions": actions, "rewards": rewards, "dones": dones}
+    batch["starts"] = (torch.arange(36) == 0).expand(N_ENVS, -1)
+    found = []
+    for n_held in (9, 4):
+        lengths = torch.tensor([4] * n_held + [0] * (9 - n_held)).expand(N_ENVS, -1)
+        cut = {name: values[:, : 4 * n_held] for name, values in batch.items()}
+        x, layout = model.embed_window(cut | {"region_lengths": lengths})
+        token = (layout.types[0] == 0) & layout.valid[0]
+        assert layout.steps[0, token].tolist() == list(range(4 * n_held))
+        assert (layout.next_types[0] != -100).sum() == n_held * 5  # each step's and each start's
+        found.append(model.context.read(model.transformer, x, layout)[:, token][:, :16])
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
 
 
 def test_regions_longer_than_a_stream_allows_are_told(tmp_path):
@@ -250,6 +313,8 @@ def test_a_region_never_repeats_the_one_before(kind):
     histories = kind(np.array([4]), 12, 12, 3, 2, True, **more)
     starts, _, streams = histories.draw(np.zeros(200, dtype=int), 12, np.random.default_rng(0))
     assert (np.diff(streams, axis=1) != 0).all() and (np.bincount(streams.ravel()) > 600).all()
+    to_the_next = (np.diff(streams, axis=1) % 3 == 1).mean()
+    assert 0.45 < to_the_next < 0.55  # either of the two others as often
     assert (starts[:, -1] == starts[:, -2]).any()  # the same rollout, in another stream
 
 

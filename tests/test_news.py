@@ -58,7 +58,6 @@ def write_lives(model, folder, n_steps=48):
 def test_acting_at_news_equals_what_the_dataset_builds(tmp_path, settings):
     """Every environment ends regions at places of its own; with memory its features are those of one pass over a life."""
     model = random_model(*NEWS, *settings)
-    model.config["blank_starts"] = model.context.blank_starts = False
     rewards, dones = write_lives(model, tmp_path)
     dataset = ADDataset(model.config, tmp_path, "test")
     lives = {name: dataset._of_streams(name, np.arange(48)) for name in dataset.arrays}

@@ -5,8 +5,9 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from conftest import tiny_config
-from test_context import random_model
+from test_context import N_ENVS, random_model, random_steps
 
 from files import InputError
 from model.acting import Sampling
@@ -27,9 +28,13 @@ def test_readme_shows_the_table_that_the_scores_give():
     assert table in (ROOT / "results" / "tables.md").read_text()
 
 
-def test_docs_show_the_table_of_the_other_families():
+def test_docs_show_the_tables_of_the_other_families():
     assert report.family_table() in (ROOT / "docs" / "families.md").read_text()
-    assert report.family_table() in (ROOT / "results" / "tables.md").read_text()
+    assert report.control_table() in (ROOT / "docs" / "families.md").read_text()
+
+
+def test_all_tables_are_those_that_the_scores_give():
+    assert report.text() == (ROOT / "results" / "tables.md").read_text()
 
 
 def test_bootstrap_interval_holds_the_mean():
@@ -58,6 +63,66 @@ def test_a_lapse_may_be_a_stretch_of_an_episode():
         kinds.append(len(np.unique(actor.act(np.zeros((n_envs, 2), dtype=int)))))
         actor.record(np.zeros(n_envs), np.zeros(n_envs, dtype=bool), [{}] * n_envs)
     assert kinds[:3] == [1, 1, 1] and kinds[3:6] == [5, 5, 5]
+
+
+@torch.no_grad()
+def test_controls_take_the_summaries_away_or_show_those_of_another_task(monkeypatch):
+    """After the third region's start each environment holds one summary."""
+    model = random_model("use_compressed_context=true", "context=memory", "compress_interval=4", "n_summary=2")
+    monkeypatch.setattr(controls.OtherTask, "shift", 2)  # two repeats of three tasks
+    held = {}
+    for kind in (controls.MemoryContext, controls.Cleared, controls.OtherTask):
+        context = kind(model, model.context, N_ENVS)
+        for observations, *results in random_steps(9):
+            context.observe(observations)
+            context.record(*results)
+        held[kind] = context.cache[:, :, :, :, :2]
+        assert [len(levels) for levels in context.levels] == [0 if kind is controls.Cleared else 1] * N_ENVS
+    own, cleared, other = held.values()
+    assert own.abs().sum() > 0 and not cleared.any() and not torch.equal(own, other)
+    torch.testing.assert_close(other, own.roll(2, dims=2))
+
+
+def of_returns(returns: list) -> stored.Scores:
+    """Scores of one seed."""
+    scores = object.__new__(stored.Scores)
+    scores.returns, scores.optimal = np.array(returns, dtype=float)[None], np.ones(len(returns))
+    return scores
+
+
+def test_success_after_the_first_one():
+    lives = of_returns(
+        [[[0, 1, 2, 0], [0, 2, 0, 1]], [[0, 0, 0, 1], [2, 2, 0, 0]]]
+    )  # the last episode has none after it
+    assert stored.after_first_success(lives) == pytest.approx(2 / 3)  # the three that have: 1 to 2, 2 to 0, 2 to 2
+    assert stored.after_first_success(lives, wanted=2) == pytest.approx(1 / 3)  # 2 to 0, 2 to 0, 2 to 2
+
+
+def test_doors_after_misses():
+    lives = of_returns([[[2, 0, 2, 2, 0, 0, 0, 1], [2, 0, 0, 0, 2, 0, 1, 0]]])
+    assert stored.after_misses(lives, 0) == pytest.approx(1 / 5)  # after a door: 0, 2, 0 and 0, 0
+    assert stored.after_misses(lives, 1) == pytest.approx(1 / 4)
+    assert stored.after_misses(lives, 3) == pytest.approx(1 / 2)
+
+
+def test_share_of_the_optimum_after_lost_stretches(monkeypatch):
+    monkeypatch.setattr(stored, "LAPSES", (2, 6))
+    lives = of_returns([[[1.0, 0.1, 0.2, 0.3, 1.0, 0.4, 0.5, 0.6]]])
+    assert stored.after_stretches(lives, 1, 1) == pytest.approx((0.2 + 0.5) / 2)
+    assert stored.after_stretches(lives, 1, 2) == pytest.approx((0.3 + 0.6) / 2)
+
+
+def test_differences_are_taken_over_the_same_seeds(tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "SCORES", tmp_path)
+    told = {"optimal": np.ones(2), "tasks": [0, 1], "random_returns": np.zeros((2, 1))}
+    for name, seeds in {"one": (0, 1, 10), "other": (0, 2, 10)}.items():
+        for seed in seeds:
+            returns = np.full((2, 3, 100), seed, dtype=float)
+            np.savez(tmp_path / f"{name}_split-0_seed-{seed}_default.npz", returns=returns, **told)
+    one, other = stored.Scores("one").beside(stored.Scores("other"))
+    assert one.seeds == other.seeds == [0, 10] and one.at(1)[:, 0].tolist() == [0, 10]
+    assert report.difference(stored.Scores("one"), stored.Scores("other")).startswith("0.00 (0.00 to 0.00)")
+    assert not stored.Scores("none").beside(stored.Scores("one"))[1].n_seeds
 
 
 def test_how_many_come_back_after_a_lapse():

@@ -134,6 +134,10 @@ class Context(nn.Module):
 
     # Training -------------------------------------------------------------------------------------
 
+    def longest_window(self, timeline: Timeline) -> int | None:
+        """Steps of the longest window that training can show, where acting may show longer ones; None: it cannot."""
+        return None
+
     def n_places(self, timeline: Timeline) -> np.ndarray:
         """(tasks,) how many windows one stream of each task has."""
         raise NotImplementedError

@@ -140,7 +140,13 @@ class Memory(Context):
 
     @classmethod
     def problems(cls, config: dict) -> list[str]:
-        return interval_problems(config, may_divide=True)
+        problems = interval_problems(config, may_divide=True)
+        if config["history_regions"] < 3 and config["memory_regions"]:
+            problems.append(
+                f"history_regions {config['history_regions']} is too small: a summary is first seen in the third region; use 3 "
+                "or more, or memory_regions: 0"
+            )
+        return problems
 
     # Training -------------------------------------------------------------------------------------
 
@@ -182,7 +188,9 @@ class Memory(Context):
         held = (index <= lengths) | (index > L)  # (B, R, T)
         steps = torch.where((index > 0) & (index <= lengths), first_steps + index - 1, 0)
         following = torch.where(index < lengths, TokenType.TRANSITION, TokenType.COMPRESS_END)
-        following = torch.where(index <= lengths, following, IGNORE)
+        following = torch.where(
+            (index <= lengths) & (lengths > 0), following, IGNORE
+        )  # nothing in a region that is not
         per_merged = (0, len(merged))
         return MemoryLayout(
             types,

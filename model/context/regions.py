@@ -48,6 +48,10 @@ class Regions(Context):
                 f"n_transit {config['n_transit']} is too small: it must hold {n_regions} regions of "
                 f"compress_interval {interval} steps, at least {n_regions * interval}"
             )
+        if config["histories"] != "every" and config["history_regions"] < n_regions:
+            problems.append(
+                f"history_regions {config['history_regions']} is too small: a window shows context_regions {n_regions}"
+            )
         return problems + cls._sharing_problems(config)
 
     @staticmethod
@@ -91,7 +95,7 @@ class Regions(Context):
 
     def _cut_from_histories(self, timeline: Timeline, tasks: np.ndarray, rng: np.random.Generator) -> Windows:
         starts, all_lengths, streams = timeline.histories.draw(tasks, self.history_regions, rng)
-        current = rng.integers(self.history_regions, size=len(tasks))
+        current = rng.integers((all_lengths > 0).sum(axis=1))
         regions = current[:, None] - np.arange(self.n_regions - 1, -1, -1)  # (B, R), oldest first
         exists, regions = regions >= 0, np.maximum(regions, 0)
         lengths = np.where(exists, np.take_along_axis(all_lengths, regions, axis=1), 0)

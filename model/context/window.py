@@ -26,6 +26,12 @@ class Window(Context):
         self.region_capacity = self.n_positions = self.n_tokens = self.n_transit
         self.n_kept = min(max(1, int(self.n_transit * config["kept_fraction"])), self.n_transit - 1)
 
+    def longest_window(self, timeline: Timeline) -> int | None:
+        if timeline.histories:
+            return self.history_regions * self.interval
+        whole, rest = np.divmod(timeline.n_steps, timeline.stride * self.interval)
+        return int((whole * self.interval + np.minimum(rest, self.interval)).max())
+
     def n_places(self, timeline: Timeline) -> np.ndarray:
         """One per last step; steps of rollouts 1 to `stride` - 1 appear before a last step only."""
         later = np.maximum(0, timeline.n_steps - timeline.stride * self.interval)
@@ -64,19 +70,22 @@ class Window(Context):
 
     def _cut_from_histories(self, timeline: Timeline, tasks: np.ndarray, rng: np.random.Generator) -> Windows:
         """Up to `n_transit` steps that follow each other in a causal history, from a region's start on."""
-        starts, _, streams = timeline.histories.draw(tasks, self.history_regions, rng)
-        n_parts = min(-(-self.n_transit // self.interval), self.history_regions)
-        first = rng.integers(self.history_regions - n_parts + 1, size=len(tasks))[:, None]  # region
-        chosen, step = first + np.arange(n_parts), np.arange(min(self.n_transit, n_parts * self.interval))
+        starts, lengths, streams = timeline.histories.draw(tasks, self.history_regions, rng)
+        n_held = (lengths > 0).sum(axis=1)  # (B,) regions of the history
+        n_parts = min(-(-self.n_transit // self.interval), int(n_held.max()))
+        first = rng.integers(np.maximum(0, n_held - n_parts) + 1)  # region
+        chosen, step = first[:, None] + np.arange(n_parts), np.arange(min(self.n_transit, n_parts * self.interval))
         parts = np.broadcast_to(step // self.interval, (len(tasks), len(step)))
         times = np.take_along_axis(np.take_along_axis(starts, chosen, axis=1), parts, axis=1) + step % self.interval
+        valid = step < ((n_held - first) * self.interval)[:, None]
+        n_steps = valid.sum(axis=1)
         return Windows(
             times=times,
             parts=parts,
             n_parts=n_parts,
-            valid=np.ones_like(times, dtype=bool),
-            region_lengths=np.full((len(tasks), 1), len(step)),
-            target_from=np.where(first[:, 0] == 0, 0, min(self.n_kept, len(step) - 1)),
+            valid=valid,
+            region_lengths=n_steps[:, None],
+            target_from=np.where(first == 0, 0, np.minimum(self.n_kept, n_steps - 1)),
             streams=np.take_along_axis(streams, chosen, axis=1),
         )
 
