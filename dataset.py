@@ -94,7 +94,7 @@ def blanks_starts(config: dict) -> bool:
     if config["histories"] == "whole":
         return False
     interval, length = config["compress_interval"], config["rollout_length"]
-    are_pieces = context_class(config).draws_histories and isinstance(interval, int) and interval < (length or 0)
+    are_pieces = context_class(config).windows_are_histories and isinstance(interval, int) and interval < (length or 0)
     return config["region_stride"] > 1 or config["mix_streams"] or are_pieces
 
 
@@ -225,7 +225,7 @@ class ADDataset(Dataset):
             raise InputError(f"mode '{mode}' {env.why_no_tasks(self.config)}")
         path = history_path(self.config, traj_dir)
         self.context = make_context(self.config)
-        self.draws_histories = self.context.draws_histories or self.config["histories"] != "every"
+        self.draws_histories = self.context.windows_are_histories or self.config["histories"] != "every"
         interval, length = self.config["compress_interval"], self.config["rollout_length"]
         joins = self.context.marks_regions and length and interval % length == 0  # regions of several rollouts
         checked = self.config | {"compress_interval": (length if self.draws_histories or joins else None) or interval}
@@ -261,7 +261,7 @@ class ADDataset(Dataset):
             if stride > longest:
                 if longest < (n_joined := self._rollouts_per_region()):
                     raise InputError(
-                        f"{self.history.path}: a task has too few rollouts for windows of {self.context.n_regions} regions of "
+                        f"{self.history.path}: its tasks have too few rollouts for windows of {self.context.n_regions} regions of "
                         f"{n_joined} each; lower compress_interval or context_regions, or collect more"
                     )
                 self._warn(f"rollouts are too few for region_stride {stride}: {longest} is used")
@@ -363,13 +363,16 @@ class ADDataset(Dataset):
         return int(self.n_samples[-1])
 
     def __getitem__(self, idx: int) -> dict[str, torch.Tensor]:
-        """Sample `idx` as a dict of tensors, without the batch dimension; all its regions are of one stream."""
+        """Sample `idx` as a dict of tensors, without the batch dimension.
+
+        All its regions are of one stream; where histories are drawn, `idx` chooses the task and is the seed of the drawing.
+        """
         if not 0 <= idx < len(self):
             raise IndexError(f"sample {idx} of {len(self)}")
         return {name: values[0] for name, values in self.batch(np.array([idx])).items()}
 
     def _get_compressed_context_sample(self, idx: int) -> dict[str, torch.Tensor]:
-        """Previous and current region of sample `idx`; both of the same stream."""
+        """Sample `idx` of compressed context: its previous and its current region."""
         return self[idx]
 
     def sample_batch(self, batch_size: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:

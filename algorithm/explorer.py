@@ -2,8 +2,8 @@
 
 The histories of a first pass, PPO's, tell what the training tasks are like (algorithm/knowledge.py). The explorer
 meets a task without knowing which it is. Its hypotheses are the training tasks, and a reward at each place where none
-of them pays. In each episode it follows the best policy of one hypothesis, drawn by how well that explains what the
-stream has seen (posterior sampling; Osband et al., arXiv:1306.0940). It never computes which one it drew: given its
+of them pays. Until the episode ends, or pays, it follows the best policy of one hypothesis, drawn by how well that explains what
+the stream has seen (posterior sampling; Osband et al., arXiv:1306.0940). It never computes which one it drew: given its
 actions so far, the mixture of all policies that may be in use has the same distribution, and is what an ideal student
 of its histories would predict. So the mixture is what `action_probs` hold. Some actions are random, so that histories
 show how to go on after a wrong step (as DART does, arXiv:1703.09327); `action_probs` leave that out.

@@ -37,7 +37,7 @@ class PSRL(Explorer):
         known = Explorer.prepare(config, traj_dir)
         if len(known.tasks) < 2:
             raise InputError(
-                f"alg: PSRL takes each place for one of the training tasks': expected at least 2 of them on which the first "
+                f"alg: PSRL takes each place for one of the training tasks: expected at least 2 of them on which the first "
                 f"pass ever got a reward, got {len(known.tasks)}; list more tasks, or train the first pass for longer"
             )
         return known

@@ -161,8 +161,8 @@ def control_row(scores: Scores, source_name: str | None, context: str, ends: tup
 def control_table() -> str:
     """The families with 60 episodes in context; those that were run.
 
-    The way is how far the return rises to the last tenth, as a share of what is missing to the end of PPO, run on these
-    tasks themselves: from the first three episodes, and from a random policy.
+    The gap is what the first three episodes, or a random policy, return less than PPO, run on these tasks themselves, at its
+    end; the last tenth of the episodes closes a share of it.
     """
     rows = []
     for env, name in CONTROL.items():

@@ -107,19 +107,19 @@ class Context(nn.Module):
     Attributes:
         keys: further config keys, for a strategy that is named as `module:Class`.
         marks_regions: whether marker tokens stand around regions, so that the token-type head is trained.
-        draws_histories: whether windows are whole histories; else they are pieces of causal ones, or of `every`
-            `region_stride`-th rollout.
+        windows_are_histories: whether a window is a whole training history, as `histories` puts it together; else it is
+            a piece of one.
         n_types: rows of the token-type embedding.
         n_regions: R, regions per window.
         n_currents: windows of a training batch that share all regions but their current one.
         region_capacity: the most steps of one region.
         n_positions: rows of the position embedding.
-        n_tokens: the most tokens of a window.
+        n_tokens: the most tokens of a window, for RollingContext.
     """
 
     keys: dict[str, Key] = {}
     marks_regions: bool
-    draws_histories = False
+    windows_are_histories = False
     n_types = len(TokenType)
     n_regions: int
     n_currents = 1

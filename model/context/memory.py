@@ -127,14 +127,14 @@ class MemoryLayout(Layout):
 class Memory(Context):
     """The previous and the current region of `compress_interval` steps, and summaries of all older ones."""
 
-    marks_regions = draws_histories = True
+    marks_regions = windows_are_histories = True
     n_types = len(TokenType) + N_LEVELS
 
     def __init__(self, config: dict):
         super().__init__()
         self.n_summary, self.memory_regions = config["n_summary"], config["memory_regions"]
         self.n_regions, self.region_capacity = config["history_regions"], config["compress_interval"]
-        self.n_positions = self.n_tokens = self.region_capacity + 2 + self.n_summary
+        self.n_positions = self.region_capacity + 2 + self.n_summary
         self.varied_room, self.blank_starts = config["varied_room"], config["blank_starts"]
         self.age_bias = nn.Parameter(torch.zeros(config["n_layer"], config["n_head"], N_AGES + len(MERGING)))
 
