@@ -38,7 +38,7 @@ def draw_all() -> None:
 
 def draw_returns() -> None:
     compressed, standard = Scores("compressed"), best_standard()
-    curves = {"compressed context": compressed.returns}
+    curves = {"two regions, PPO's histories": compressed.returns}
     curves |= {label.split(" (")[0].strip("*"): scores.returns for label, scores in with_memory().items()}
     for name in SHOWN_WINDOWS:
         label, causal = f"standard, {WINDOW_LABELS[name].split(' (')[0]}", Scores(f"standard-{name}-causal")

@@ -78,11 +78,13 @@ def row(name: str, scores: Scores) -> list[str]:
 
 
 def main_table(compressed: Scores, standard: dict[str, Scores]) -> str:
-    rows = [row("**compressed context**", compressed)]
+    rows = [row("**two regions, PPO's histories**", compressed)]
     rows += [row(label, scores) for label, scores in with_memory().items()]
     for name in SHOWN_WINDOWS:
         label, causal = f"standard AD, {WINDOW_LABELS[name]}", Scores(f"standard-{name}-causal")
-        rows += [row(label, standard[name])] if name in standard else []
+        if name in standard:
+            hot = ", temperature 1.0" if standard[name].name[1] == "temperature-1.0" else ""  # all others: 0.6
+            rows.append(row(label + hot, standard[name]))
         rows += [row(f"{label}, causal histories", causal)] if causal.n_seeds else []
     rows.append(["source PPO at its end", "", "", "", "", f"{source('darkroom')['returns'][-1]:.2f}", "", "", ""])
     rows.append(["random policy", "", *[f"{compressed.random:.1f}"] * 3, f"{compressed.random:.2f}", "", "", ""])
@@ -106,7 +108,7 @@ def family_table() -> str:
         optimum, chance = f"{compressed.optimal.mean():.2f}", f"{compressed.random:.2f}"
         seeds = str(min(compressed.n_seeds, standard.n_seeds))
         rows.append([name, seeds, *returns, published, f"{source(env)['returns'][-1]:.2f}", chance, optimum])
-    header = ["episodes 91 to 100, held-out tasks", "seeds", "**compressed context**", "standard AD", "published"]
+    header = ["episodes 91 to 100, held-out tasks", "seeds", "**two regions**", "standard AD", "published"]
     return table([*header, "source PPO at its end", "random policy", "optimum"], rows)
 
 

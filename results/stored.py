@@ -111,7 +111,7 @@ def both_modes(env: str) -> tuple[Scores, Scores]:
 def with_memory() -> dict[str, Scores]:
     """Memory on the same histories and on the explorer's, and what two regions do there; those that were run."""
     labels = {
-        "memory": "memory, causal histories", "explorer": "**memory, explorer's histories**",
+        "memory": "memory, PPO's causal histories", "explorer": "**memory, explorer's histories**",
         "quick": "**two regions, explorer's histories** (`make run`)",
     }  # fmt: skip
     return {label: scores for name, label in labels.items() if (scores := Scores(name)).n_seeds}

@@ -2,16 +2,21 @@
 
 import argparse
 import sys
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import tiny_config
 from test_context import N_ENVS, random_model, random_steps
 
+from config.loading import load_config
+from config.schema import KEYS, Decides
 from files import InputError
 from model.acting import Sampling
 from plots.intervals import interval
+from scripts import family_paths
 from utils import ROOT
 
 sys.path.insert(0, str(ROOT / "results"))
@@ -161,6 +166,29 @@ def test_every_stored_score_can_be_made_by_the_study():
     }
     stored_scores = {path.stem for path in stored.SCORES.glob("*.npz")}
     assert not {name for name in stored_scores - wanted if not name.startswith("source_")}
+
+
+def test_stored_scores_were_made_with_the_settings_that_the_study_has():
+    decide_training = [name for name, key in KEYS["model"].items() if key.decides is Decides.TRAINING]
+    wrong = []
+    for setting in study.SETTINGS:
+        paths = family_paths(setting.family, setting.is_standard, setting.source)
+        paths |= {"model": setting.model} if setting.model else {}
+        config = load_config(paths, setting.overrides)
+        read = [name for name in decide_training if KEYS["model"][name].is_read(config) and name != "autocast"]
+        for split, seed in product(setting.splits, setting.seeds):
+            paths = (path.with_name(f"{path.name}.npz") for path in study.wanted(setting, split, seed))
+            scores = next(
+                (of_path for path in paths if path.exists() and "settings" in (of_path := np.load(path))), None
+            )
+            if scores is not None:
+                used = yaml.safe_load(str(scores["settings"]))["config"]
+                wanted = config | {
+                    "train_seed": seed, "compress_interval": config["compress_interval"] or config["n_steps"]
+                }  # fmt: skip
+                differing = [name for name in read if name in used and used[name] != wanted[name]]
+                wrong += [(setting.name, split, seed, name, used[name], wanted[name]) for name in differing]
+    assert not wrong
 
 
 def test_a_control_that_would_control_nothing_is_refused():
