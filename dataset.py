@@ -248,33 +248,12 @@ class ADDataset(Dataset):
 
     def _index_samples(self) -> None:
         """Count the samples of each task; a sample number becomes a task, a place in its history and a stream."""
-        stride, self.mix_streams = self.config["region_stride"], self.config["mix_streams"]
         regions = self.history.regions if self.draws_histories else self._join_rollouts()
         knows_rollouts = bool(regions) and all(regions)
-        if not knows_rollouts:  # histories can then neither be thinned nor mixed by rollouts
-            if self.history.has_markers and (stride > 1 or self.mix_streams):
-                self._warn("rollouts are not compress_interval steps long: region_stride and mix_streams are not used")
-            stride, self.mix_streams = 1, False
-        elif not self.draws_histories:
-            n_before = max(1, self.context.n_regions - 1)
-            longest = max(1, (max(map(len, regions)) - 1) // n_before)
-            if stride > longest:
-                if longest < (n_joined := self._rollouts_per_region()):
-                    raise InputError(
-                        f"{self.history.path}: its tasks have too few rollouts for windows of {self.context.n_regions} regions of "
-                        f"{n_joined} each; lower compress_interval or context_regions, or collect more"
-                    )
-                self._warn(f"rollouts are too few for region_stride {stride}: {longest} is used")
-                stride = longest
+        stride, self.mix_streams = self._usable_stride(regions if knows_rollouts else None)
         self.blank_starts = self.config["blank_starts"] and knows_rollouts
         n_regions = np.array([len(of_task) for of_task in regions] or [0] * len(self.tasks))
-        are_alike = all(of_task is regions[0] for of_task in regions)  # as where the file says so
-        if knows_rollouts and are_alike:
-            spans = np.broadcast_to(np.array(regions[0]), (len(self.tasks), len(regions[0]), 2))
-        else:
-            spans = np.zeros((len(self.tasks), max(1, n_regions.max()), 2), dtype=np.int64)
-            for task, of_task in enumerate(regions):
-                spans[task, : len(of_task)] = np.array(of_task).reshape(-1, 2)
+        spans = self._spans(regions, max(1, n_regions.max()))
         starts, stops = spans[..., 0], spans[..., 1]
         self.timeline = Timeline(self.history.task_steps, n_regions, starts, stops - starts, stride)
         if self.draws_histories and knows_rollouts:
@@ -289,6 +268,34 @@ class ADDataset(Dataset):
             )
         places = self.context.n_places(self.timeline)
         self.n_samples = np.concatenate([[0], np.cumsum(places * self.n_streams)])
+
+    def _usable_stride(self, regions: list[list[tuple[int, int]]] | None) -> tuple[int, bool]:
+        """`region_stride` and `mix_streams`, as far as the rollouts allow them; None: the rollouts are not known."""
+        stride, mix_streams = self.config["region_stride"], self.config["mix_streams"]
+        if regions is None:  # histories can neither be thinned nor mixed by rollouts
+            if self.history.has_markers and (stride > 1 or mix_streams):
+                self._warn("rollouts are not compress_interval steps long: region_stride and mix_streams are not used")
+            return 1, False
+        if self.draws_histories:
+            return stride, mix_streams
+        longest = max(1, (max(map(len, regions)) - 1) // max(1, self.context.n_regions - 1))
+        if stride > longest:
+            if longest < (n_joined := self._rollouts_per_region()):
+                raise InputError(
+                    f"{self.history.path}: its tasks have too few rollouts for windows of {self.context.n_regions} regions of "
+                    f"{n_joined} each; lower compress_interval or context_regions, or collect more"
+                )
+            self._warn(f"rollouts are too few for region_stride {stride}: {longest} is used")
+        return min(stride, longest), mix_streams
+
+    def _spans(self, regions: list[list[tuple[int, int]]], most: int) -> np.ndarray:
+        """(tasks, most, 2) start and stop of every region; zeros where a task has fewer."""
+        if regions and regions[0] and all(of_task is regions[0] for of_task in regions):  # as where the file says so
+            return np.broadcast_to(np.array(regions[0]), (len(self.tasks), most, 2))
+        spans = np.zeros((len(self.tasks), most, 2), dtype=np.int64)
+        for task, of_task in enumerate(regions):
+            spans[task, : len(of_task)] = np.array(of_task).reshape(-1, 2)
+        return spans
 
     def _rollouts_per_region(self) -> int:
         return self.config["compress_interval"] // self.history.config["compress_interval"]
@@ -308,38 +315,43 @@ class ADDataset(Dataset):
     def _make_histories(self, spans: np.ndarray) -> Histories:
         """What puts training histories together, from the (tasks, regions, 2) starts and stops of the rollouts."""
         length, interval = self.config["rollout_length"], self.config["compress_interval"]
-        if self.config["region_ends"] == "news" and not self.config["with_dones"]:
-            raise InputError(
-                f"{self.history.path}: has no dones, which region_ends: news needs; use region_ends: fixed"
-            )
-        if problems := interval_problems(self.config | {"n_steps": length}, may_divide=True):
-            raise InputError(f"{self.history.path}: {problems[0]}")
         n_whole = (spans[..., 1] - spans[..., 0] == length).sum(axis=1)
-        shortest, n_regions = int(n_whole.min()) * length, self.config["history_regions"]
-        if shortest < max(length, interval):
-            raise InputError(
-                f"{self.history.path}: a task has no {max(length, interval)} steps of whole rollouts, as one region needs; "
-                "lower compress_interval, or use more of the file (train_source_timesteps)"
-            )
-        is_cut_short = self.config["histories"] == "whole" and self.config["region_ends"] == "fixed"
-        if interval > length and is_cut_short and n_regions * interval > shortest:
-            raise InputError(
-                f"{self.history.path}: streams of {shortest} steps hold {shortest // interval} regions of compress_interval "
-                f"{interval}, history_regions asks for {n_regions}; lower one of them"
-            )
+        self._check_histories(int(n_whole.min()) * length)
         kind, more = HISTORIES[self.config["histories"]], {}
-        if kind is CausalHistories and (self.n_streams == 1 or not self.mix_streams):
-            raise InputError(
-                f"{self.history.path}: histories: causal goes on in other streams, else a history repeats itself: expected "
-                f"mix_streams: true and 2 streams or more, got {str(self.mix_streams).lower()} and {self.n_streams}; use "
-                "histories: every"
-            )
         if kind is CausalHistories:
             more["returns"] = [self._region_returns(task, n * length // interval) for task, n in enumerate(n_whole)]
         if self.config["region_ends"] == "news":
             more["ends"] = [self._news_ends(task, n * length) for task, n in enumerate(n_whole)]
         stride = self.config["region_stride"]
         return kind(n_whole, length, interval, self.n_streams, stride, self.mix_streams, **more)
+
+    def _check_histories(self, shortest: int) -> None:
+        """Raise InputError where `histories` asks for what the file does not hold: streams of `shortest` whole rollouts' steps."""
+        config, path = self.config, self.history.path
+        length, interval, n_regions = (
+            config[name] for name in ("rollout_length", "compress_interval", "history_regions")
+        )
+        if config["region_ends"] == "news" and not config["with_dones"]:
+            raise InputError(f"{path}: has no dones, which region_ends: news needs; use region_ends: fixed")
+        if problems := interval_problems(config | {"n_steps": length}, may_divide=True):
+            raise InputError(f"{path}: {problems[0]}")
+        if shortest < max(length, interval):
+            raise InputError(
+                f"{path}: a task has no {max(length, interval)} steps of whole rollouts, as one region needs; "
+                "lower compress_interval, or use more of the file (train_source_timesteps)"
+            )
+        is_cut_short = config["histories"] == "whole" and config["region_ends"] == "fixed"
+        if interval > length and is_cut_short and n_regions * interval > shortest:
+            raise InputError(
+                f"{path}: streams of {shortest} steps hold {shortest // interval} regions of compress_interval {interval}, "
+                f"history_regions asks for {n_regions}; lower one of them"
+            )
+        if config["histories"] == "causal" and (self.n_streams == 1 or not self.mix_streams):
+            raise InputError(
+                f"{path}: histories: causal goes on in other streams, else a history repeats itself: expected "
+                f"mix_streams: true and 2 streams or more, got {str(self.mix_streams).lower()} and {self.n_streams}; use "
+                "histories: every"
+            )
 
     def _region_returns(self, task: int, n_regions: int) -> np.ndarray:
         """(regions, E) sum of rewards in each stretch of `compress_interval` steps of a task."""
