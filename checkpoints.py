@@ -43,6 +43,14 @@ def save_checkpoint(path: Path, checkpoint: dict) -> None:
     write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
 
 
+def read_saved(path: str | Path) -> object:
+    """What torch saved, on the CPU; raises one of DAMAGE where it is damaged."""
+    with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
+        if damaged := archive.testzip():
+            raise ValueError(f"the checksum of {damaged} does not match")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def load_checkpoint(path: str | Path, keys: tuple[str, ...] = EVALUATION_KEYS) -> dict:
     """Read a checkpoint onto the CPU, without running any code a stranger may have put in it.
 
@@ -54,10 +62,7 @@ def load_checkpoint(path: str | Path, keys: tuple[str, ...] = EVALUATION_KEYS) -
     if not Path(path).is_file():
         raise InputError(f"{path}: no such checkpoint; train one with: python train.py")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
-            if damaged := archive.testzip():
-                raise ValueError(f"the checksum of {damaged} does not match")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read_saved(path)
     except DAMAGE as error:
         raise InputError(f"{path}: not readable as a checkpoint ({one_line(error, 200)}); use another one") from error
     missing = [key for key in keys if not isinstance(checkpoint, dict) or key not in checkpoint]

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 import env
-from config.loading import Config, differences, recorded_problem, recorded_settings
+from config.loading import Config, differences, recorded_problem, recorded_settings, relation_problems
 from config.schema import KEYS
 from files import InputError
 from history.format import history_path, soft_target_names
@@ -54,7 +54,7 @@ def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] |
     recorded = source_settings(origin, path)
     if given:
         _check_given(path, given, recorded, config)
-    config = config | recorded
+    config = config | (recorded or rollouts_of(origin))
     if given is not None and "n_stream" not in recorded | given:  # a file of another program: all that it has
         config |= {"n_stream": origin.n_streams}
     compressed = config["use_compressed_context"]
@@ -74,6 +74,8 @@ def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] |
     interval = interval or origin.rollout_length or config["n_transit"]
     if interval < 2:
         raise InputError(f"{path}: its rollouts have {interval} step, regions need at least 2; set compress_interval")
+    if compressed and (problems := relation_problems(config | {"compress_interval": interval})):
+        raise InputError(f"{path}: {problems[0]}")
     return Config(
         config
         | env.describe_spaces(config)
@@ -143,10 +145,13 @@ def allowed_intervals(history: HistoryFile, config: dict) -> list[int]:
     if not len(episodes):
         return []
     n_regions = config["history_regions"] if config["histories"] == "whole" else 4
-    longest, most = episodes.max(), int(history.task_steps.min()) // max(4, n_regions)
+    shortest = config["shortest_region"] if config["region_ends"] == "news" else 2
+    longest, most = max(episodes.max(), shortest), int(history.task_steps.min()) // max(4, n_regions)
     lengths = [length for length in range(2, rollout) if rollout % length == 0]
     lengths += [rollout * 2**i for i in range(most.bit_length()) if rollout * 2**i <= most]
-    fitting = [n for n in lengths if longest <= n <= most and (n % longest == 0 or episodes.min() < longest)]
+    fitting = [
+        n for n in lengths if longest <= n <= most and (n % episodes.max() == 0 or episodes.min() < episodes.max())
+    ]
     return [n for n in fitting if not context_class(config).problems(config | {"compress_interval": n})]
 
 
@@ -161,6 +166,11 @@ def source_settings(origin: Origin, path: Path) -> dict[str, Any]:
     return {name: value for name, value in origin.recorded.items() if name in recorded_settings(origin.recorded)}
 
 
+def rollouts_of(origin: Origin) -> dict[str, int]:
+    """What a file of another program tells by its markers."""
+    return {"n_steps": origin.rollout_length} if origin.rollout_length else {}
+
+
 def settings_of_file(config: dict, traj_dir: str | Path) -> dict[str, Any]:
     """`source_settings` of the history file that a config names; {} while there is none.
 
@@ -168,7 +178,10 @@ def settings_of_file(config: dict, traj_dir: str | Path) -> dict[str, Any]:
         InputError: it is one of another environment or source, under this name.
     """
     path = history_path(config, traj_dir)
-    settings = source_settings(read_origin(path, config), path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    origin = read_origin(path, config)
+    settings = source_settings(origin, path) or rollouts_of(origin)
     naming = [name for name in ("env", "alg", "alg_seed") if name in settings]
     if differing := differences(settings, config, naming, "in the config"):
         own = history_path(config | settings, traj_dir).name

@@ -6,12 +6,14 @@ Prints a table, and writes the returns with their settings (.npz) and a figure (
 from __future__ import annotations
 
 import argparse
+import hashlib
 import signal
 
 from config.schema import ALL_KEYS
 from scripts import BAR_SECONDS, add_device_argument, add_set_argument, positive, run_script, seed_number
 
 EPISODES, REPEATS, ENVS_AT_ONCE = 100, 16, 1024
+LONGEST_NAME = 120  # of result files; systems allow about 255 characters
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -158,7 +160,10 @@ def default_name(args: argparse.Namespace, update: int, overrides: list[str]) ->
     usual = {"episodes": EPISODES, "repeats": REPEATS, "seed": 0, "span": None, "success": False}
     changes = [f"{name}={getattr(args, name)}" for name, default in usual.items() if getattr(args, name) != default]
     parts = [f"eval-{args.mode}-{update}", *overrides, *changes]
-    return "_".join("".join(c if c.isalnum() or c in "-._" else "-" for c in part) for part in parts)
+    name = "_".join("".join(c if c.isalnum() or c in "-._" else "-" for c in part) for part in parts)
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}"
 
 
 def find_checkpoint(args: argparse.Namespace) -> tuple[Path, dict]:

@@ -124,7 +124,10 @@ def config_paths(args: argparse.Namespace) -> dict[str, str]:
         raise InputError("--source and --alg-config both choose the algorithm config; give one of them")
     if args.source and not (ROOT / paths["algorithm"]).exists():
         names = [name for name in families() if has_settings(args.source, name)]
-        raise InputError(f"--source {args.source}: has no settings for {args.name}, only for {', '.join(names)}")
+        raise InputError(
+            f"--source {args.source}: has no settings for {args.name}, only for {', '.join(names)}; with other envs name a file: "
+            f"--alg-config config/algorithm/{args.source}_{names[0]}.yaml"
+        )
     if "model" in given_paths(args) and getattr(args, "standard", False):
         raise InputError("--standard and --model-config both choose the model config; give one of them")
     return {section: paths[section] for section in sections} | given_paths(args)

@@ -96,7 +96,7 @@ def read_config(args: argparse.Namespace, overrides: list[str]) -> Config:
 
     What `compress_interval: auto` stands for is printed.
     """
-    paths, checks = config_paths(args), (env.config_problems, algorithm.config_problems, model_problems)
+    paths, checks = config_paths(args), (env.config_problems, algorithm.source_problems, model_problems)
     config = load_config(paths, overrides, checks, lambda config: settings_of_file(config, args.traj_dir))
     source = {section: path for section, path in paths.items() if section != "model"}
     given = given_settings(source, overrides, named=set(given_paths(args)))

@@ -149,7 +149,7 @@ def prepare_search(args: argparse.Namespace) -> Search:
     choices = {"compress_interval": allowed} | CHOICES
     choices = {name: sorted({*values, own[name]}) for name, values in choices.items()}
     if config["histories"] != "whole":
-        own["region_stride"] = min(MOST_STRIDE, config["region_stride"])
+        own["region_stride"] = config["region_stride"] // rollouts_per_region(config, config["compress_interval"])
     ruled = automatic_interval(path, config, origin, history) or config["rollout_length"]
     starts = {"config's own": own}
     if ruled in choices["compress_interval"]:
@@ -171,18 +171,26 @@ def history_tokens(config: Config) -> int:
     return context.layout(lengths).types.shape[1]
 
 
+def rollouts_per_region(config: Config, interval: int) -> int:
+    """At least 1, where a region is a part of a rollout."""
+    return max(1, interval // config["rollout_length"])
+
+
 def settings_of(params: dict[str, int], search: Search) -> dict[str, int]:
     """Config keys of a trial: a history spans as many steps as the config's, an update has as many tokens.
 
     Args:
-        params: the settings searched; `region_stride` counts regions where these are longer than rollouts.
+        params: the settings searched; `region_stride` counts regions where these are longer than rollouts. The config's own
+            are taken as they are.
     """
     config, interval = search.config, params["compress_interval"]
+    if params == search.starts["config's own"]:
+        return {name: config[name] for name in (*params, "history_regions", "region_stride", "train_batch_size")}
     span = config["history_regions"] * config["compress_interval"]
     n_regions = max(LEAST_REGIONS, round(span / interval))
     if config["histories"] == "whole":
         n_regions = min(n_regions, search.n_steps // interval)
-    stride = params.get("region_stride", config["region_stride"]) * max(1, interval // config["rollout_length"])
+    stride = params.get("region_stride", config["region_stride"]) * rollouts_per_region(config, interval)
     settings = params | {"history_regions": n_regions, "region_stride": stride}
     tokens = history_tokens(Config(config | settings))
     return settings | {"train_batch_size": max(1, round(search.tokens / tokens))}
@@ -193,7 +201,8 @@ def run_trial(trial: optuna.Trial, search: Search) -> float:
     args = search.args
     params = {name: trial.suggest_categorical(name, values) for name, values in search.choices.items()}
     if search.config["histories"] != "whole":
-        params["region_stride"] = trial.suggest_int("region_stride", 1, MOST_STRIDE)
+        most = max(MOST_STRIDE, search.starts["config's own"]["region_stride"])
+        params["region_stride"] = trial.suggest_int("region_stride", 1, most)
     settings = settings_of(params, search)
     trial.set_user_attr("settings", settings)
     warmup = search.config["warmup_timesteps"] * args.updates // search.config["train_timesteps"]

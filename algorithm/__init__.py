@@ -31,8 +31,8 @@ def source_class(config: dict) -> type[Source]:
     return find_class(config["alg"], ALGORITHM)
 
 
-def config_problems(config: dict) -> list[str]:
-    """What is wrong with the algorithm part of a config, beyond types and ranges."""
+def source_problems(config: dict) -> list[str]:
+    """Whether the config names a source."""
     alg = config["alg"]
     try:
         source = source_class(config)
@@ -40,9 +40,15 @@ def config_problems(config: dict) -> list[str]:
         return [_unknown_algorithm(alg)]
     if not callable(getattr(source, "run", None)):
         return [f"alg: {alg} has no method run, which every source has; algorithm/source.py says what a source is"]
-    problems = []
+    return []
+
+
+def config_problems(config: dict) -> list[str]:
+    """What is wrong with the algorithm part of a config, beyond types and ranges."""
+    if problems := source_problems(config):
+        return problems
     rollout = config["n_steps"] * config["n_stream"]
-    if issubclass(source, PPOSource) and config["batch_size"] > rollout:
+    if issubclass(source_class(config), PPOSource) and config["batch_size"] > rollout:
         problems.append(
             f"batch_size {config['batch_size']} is larger than one rollout, n_steps * n_stream = "
             f"{config['n_steps']} * {config['n_stream']} = {rollout}"

@@ -11,7 +11,7 @@ Letters in shapes: E streams, O observation entries, A action entries, M candida
 
 from __future__ import annotations
 
-import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +22,13 @@ from stable_baselines3.common.vec_env import VecEnv
 import env
 from algorithm.streams import StreamLearners
 from algorithm.told import Prepared, as_step, draw, flat, means_for, train, untrained
+from checkpoints import DAMAGE, read_saved
 from config.loading import recorded_settings
-from files import InputError, write_atomically
+from files import InputError, one_line, write_atomically
 from history.format import history_path
 
 OF_STREAMS = ("n_stream", "total_source_timesteps", "explorer_noise", "explorer_lapses")  # they change no policy
+PARTS = ("policy", "rewards", "moves")  # of Prepared, that are trained
 
 
 class Conditioned(StreamLearners):
@@ -53,14 +55,12 @@ class Conditioned(StreamLearners):
         check(config)
         path = history_path(config, traj_dir).with_suffix(".policy.pt")
         settings = {name: value for name, value in recorded_settings(config).items() if name not in OF_STREAMS}
-        prepared, kept = untrained(config), read(path)
-        parts = {"policy": prepared.policy, "rewards": prepared.rewards, "moves": prepared.moves}
-        if kept.get("settings") == settings and parts.keys() <= kept.keys():
-            for name, part in parts.items():
-                part.load_state_dict(kept[name])
-            return prepared
+        settings |= env.describe_spaces(config)
+        if (kept := read(path, config, settings)) is not None:
+            return kept
+        prepared = untrained(config)
         train(config, prepared)
-        kept = {"settings": settings, **{name: part.state_dict() for name, part in parts.items()}}
+        kept = {"settings": settings, **{name: getattr(prepared, name).state_dict() for name in PARTS}}
         write_atomically(path, lambda temporary: torch.save(kept, temporary))
         return prepared
 
@@ -95,18 +95,35 @@ class Conditioned(StreamLearners):
         return self.rng.random((n, 1)) * largest, lapsed, self.rng.integers(len(self.known.candidates), size=n)
 
 
-def read(path: Path) -> dict:
-    """What was trained before; {} where there is nothing that can be read."""
+def read(path: Path, config: dict, settings: dict) -> Prepared | None:
+    """What was trained before with these settings; None where there is nothing of it that can be read."""
+    if not path.is_file():
+        return None
     try:
-        return torch.load(path, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
-        return {}
+        kept = read_saved(path)
+        if kept["settings"] != settings:
+            return None
+        prepared = untrained(config)
+        for name in PARTS:
+            getattr(prepared, name).load_state_dict(kept[name])
+        print(
+            f"its policy was trained before: {path}; delete this file where the env's code has changed since",
+            flush=True,
+        )
+        return prepared
+    except DAMAGE as error:
+        warnings.warn(f"{path}: cannot be read ({one_line(error, 200)}); it is trained anew", stacklevel=3)
+        return None
 
 
 def check(config: dict) -> None:
     """Raise InputError where a family has not what this source needs."""
     if not config["task_ranges"]:
         raise InputError("alg: Conditioned is told what tasks differ in: expected task_ranges in the env config")
+    if config["learns_from"] != "PPO":
+        raise InputError(
+            f"learns_from: {config['learns_from']}: alg: Conditioned trains its policy by PPO; leave it out"
+        )
     spaces = env.spaces(config)
     if not all(isinstance(space, Box) for space in spaces):
         raise InputError(

@@ -73,8 +73,12 @@ def load_config(
     config = {name: value for section in sections for name, value in section.values.items()}
     if any(value is REQUIRED for value in config.values()) or len(config) < len(known):
         raise _problems_error(problems)
-    if recorded and not problems:
-        config |= recorded(config)
+    if recorded:
+        try:
+            config |= recorded(config)
+        except Exception:  # it may well stumble over the values already found wrong
+            if not problems:
+                raise
     return _checked(config, problems, (relation_problems, *checks))
 
 
@@ -317,9 +321,10 @@ def relation_problems(config: dict) -> list[str]:
             f"exploring_patience {config['exploring_patience']} says when exploring_temperature applies, which is null; "
             "set both, or both to null"
         )
-    interval, shortest = config.get("compress_interval"), config.get("shortest_region")
-    if isinstance(interval, int) and shortest and shortest > interval:
-        problems.append(f"shortest_region {shortest} is longer than a region may be: compress_interval is {interval}")
+    interval = config.get("compress_interval")
+    for name in ("shortest_region", *(["mean_region"] if config.get("boundaries") == "random" else [])):
+        if isinstance(interval, int) and (config.get(name) or 0) > interval:
+            problems.append(f"{name} {config[name]} is longer than a region may be: compress_interval is {interval}")
     if config.get("region_ends") == "news" and config["histories"] != "whole":
         problems.append(
             f"region_ends: news cuts a stream's own life, histories: {config['histories']} joins pieces of several; "

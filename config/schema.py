@@ -181,7 +181,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "exploring_temperature": Key(float, EVALUATION, None, low=0, nullable=True),
         "exploring_patience": Key(float, EVALUATION, None, above=0, nullable=True),
         "boundaries": Key(str, EVALUATION, "fixed", choices=("fixed", "predicted", "news", "random"), only=MARKED),
-        "mean_region": Key(float, EVALUATION, None, low=1, nullable=True, only=MARKED),
+        "mean_region": Key(float, EVALUATION, None, low=1, nullable=True, only=("boundaries", "random")),
     },
 }
 ALL_KEYS = {name: key for section in KEYS.values() for name, key in section.items()}

@@ -153,6 +153,11 @@ class HistoryFile:
             raise InputError(
                 f"{states}: has shape {shape}, expected (steps, streams, entries), none of them 0; collect it again"
             )
+        if len(shape) == 2 and self.entry_shape("states") != (1,):
+            raise InputError(
+                f"{states}: has shape {shape}, expected (steps, streams, entries) with {self.entry_shape('states')[0]} entries; "
+                "where there is one stream, write each array with an axis of length 1 for it"
+            )
         for held, what, key, wanted in (
             (shape[0], "steps per stream", "train_source_timesteps", source_timesteps),
             (shape[1], "streams", "n_stream", n_stream),

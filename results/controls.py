@@ -36,6 +36,10 @@ class Cleared(MemoryContext):
     def _keep_summaries(self, envs: torch.Tensor) -> None:
         pass
 
+    def _finish_regions(self, envs: torch.Tensor) -> None:
+        super()._finish_regions(envs)
+        self.longest_wait[envs, 0] = 0  # what tells when to explore is forgotten too
+
 
 class OtherTask(MemoryContext):
     """Each environment reads the summaries of one that acts on another task. All regions have to end together."""
@@ -102,6 +106,8 @@ def main() -> None:
     runs = len(held_out) * args.repeats  # all at once: another task's memory has to be there
     chosen = [tasks[i] for i in held_out]
     returns = evaluate_tasks(model, chosen, args.repeats, args.episodes, seed=0, envs_at_once=runs, span=args.span)
+    if not returns.shape[-1]:
+        raise InputError("in some environments no episode ended; raise how long one may be with --set horizon=N")
     settings = {
         "checkpoint": str(args.ckpt), "update": checkpoint["update"], "repeats": args.repeats, "span": args.span,
         "memory": args.memory, "lapses": args.lapses, "config": config,

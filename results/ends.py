@@ -21,7 +21,7 @@ import torch
 from checkpoints import load_checkpoint
 from config.loading import complete_config
 from dataset import ADDataset
-from files import InputError
+from files import InputError, make_folder
 from model import load_model
 from model.tokens import IGNORE, TokenType
 from scripts import positive, run_script
@@ -51,9 +51,11 @@ def main() -> None:
     config = complete_config(checkpoint["config"], args.ckpt)
     if config["context"] != "memory":
         raise InputError(f"{args.ckpt}: its context is {config['context']}, expected memory")
+    make_folder(args.out.parent)
     model = load_model(checkpoint, config, args.ckpt)
     dataset, rng = ADDataset(config, args.traj_dir, "test"), np.random.default_rng(0)
-    counts = [count_ends(model.eval(), dataset.sample_batch(32, rng)) for _ in range(-(-args.histories // 32))]
+    sizes = [min(32, args.histories - done) for done in range(0, args.histories, 32)]
+    counts = [count_ends(model.eval(), dataset.sample_batch(size, rng)) for size in sizes]
     total = {name: sum(of_batch[name] for of_batch in counts) for name in counts[0]}
     np.savez(f"{args.out}.npz", **total)
     print(f"{total['ends']} ends, {total['early']} of them early; {total['predicted']} predicted")

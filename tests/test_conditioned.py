@@ -10,6 +10,7 @@ import collect
 import env
 import evaluate
 import train
+from algorithm import conditioned
 from algorithm.conditioned import Conditioned
 from algorithm.told import Prepared, TaskModel, Told, ToldPolicy, numbers_of_training_tasks, untrained
 from config.loading import load_config
@@ -184,6 +185,25 @@ def test_it_goes_through_all_scripts(family, tmp_path, capsys, monkeypatch):
     assert evaluate.main([*evaluated, "--episodes", "2", "--repeats", "1"]) == 0
 
 
+def test_a_policy_that_cannot_be_read_or_does_not_fit_is_trained_anew(tmp_path, monkeypatch):
+    config = load_config(FILES, SMALL)
+    path = history_path(config, tmp_path).with_suffix(".policy.pt")
+    trained = []
+    monkeypatch.setattr(conditioned, "train", lambda config, prepared: trained.append(prepared))
+    Conditioned.prepare(config, tmp_path)
+    Conditioned.prepare(config, tmp_path)
+    assert len(trained) == 1
+    whole = path.read_bytes()
+    for damaged in (b"hello", whole[:200] + bytes([whole[200] ^ 1]) + whole[201:], whole[:-100]):
+        path.write_bytes(damaged)
+        with pytest.warns(UserWarning, match="policy.pt: cannot be read .* it is trained anew"):
+            Conditioned.prepare(config, tmp_path)
+        assert path.read_bytes() != damaged
+    monkeypatch.setattr(env, "describe_spaces", lambda config: {"observation_space": "others"})
+    Conditioned.prepare(config, tmp_path)
+    assert len(trained) == 5
+
+
 def test_parts_of_other_settings_are_told_before_the_policy_is_trained(tmp_path, monkeypatch):
     path = history_path(load_config(FILES, SMALL), tmp_path)
     parts = tmp_path / f".{path.name}.parts"
@@ -202,4 +222,7 @@ def test_it_says_what_it_needs(tmp_path):
         return str(found.value)
 
     assert "expected task_ranges in the env config" in refused("darkroom")
+    assert "learns_from: A2C: alg: Conditioned trains its policy by PPO" in refused(
+        "pendulum", "--set", "learns_from=A2C"
+    )
     assert "expects real-valued observations and actions (Box)" in refused("cartpole")

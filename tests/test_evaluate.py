@@ -242,3 +242,10 @@ def test_labels_tell_what_differs_between_tasks():
     assert heading == "g" and [float(label) for label in labels] == pytest.approx([9.1, 6.16, 4.33], abs=0.01)
     config = tiny_config("env=CartPole-v1")
     assert env.task_labels([{}], env.list_tasks(config)) == ["-", "-"]
+
+
+def test_result_files_of_long_settings_have_short_names_of_their_own():
+    args = evaluate.parse_arguments([])
+    names = {evaluate.default_name(args, 30, [f"task_kwargs={[{'goal': [0, i]}] * 40}"]) for i in range(3)}
+    assert len(names) == 3 and max(map(len, names)) < 200
+    assert evaluate.default_name(args, 30, ["temperature=0.5"]) == "eval-test-30_temperature-0.5"

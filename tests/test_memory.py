@@ -28,8 +28,11 @@ def test_the_plan_merges_the_oldest_neighbours_of_a_level():
 @torch.no_grad()
 @pytest.mark.parametrize("memory_regions", [0, 1, 2, 3, 20])
 @pytest.mark.parametrize("more", ["reached_observations=false", "reached_observations=true"])
-def test_acting_equals_one_pass_over_the_history(memory_regions, more):
+@pytest.mark.parametrize("with_dones", [True, False])
+def test_acting_equals_one_pass_over_the_history(memory_regions, more, with_dones):
+    """Without dones in the file, training does not know where an episode begins, so acting does not show it either."""
     model = random_model(*MEMORY, f"memory_regions={memory_regions}", more)
+    model.config["with_dones"] = with_dones
     torch.nn.init.normal_(model.context.age_bias)
     steps, n_steps = list(random_steps(36, episode=5, with_reached=True)), 36
     observations, actions, rewards, dones, reached = (torch.stack(values, dim=1) for values in zip(*steps))
@@ -38,7 +41,7 @@ def test_acting_equals_one_pass_over_the_history(memory_regions, more):
         features.append(context.observe(observation))
         context.record(*results)
     starts = torch.zeros(N_ENVS, n_steps, dtype=torch.bool)
-    starts[:, 4::4] = ~dones[:, 3:-1:4]
+    starts[:, 4::4] = ~dones[:, 3:-1:4] | (not with_dones)
     starts[:, 0] = True
     batch = {"observations": observations, "actions": actions, "rewards": rewards, "dones": dones, "starts": starts}
     batch["reached"] = reached

@@ -8,12 +8,14 @@ from test_context import N_ENVS, EndsAnywhere, random_model
 from test_pipeline import evaluate_in, train_in
 
 import env
+from checkpoints import load_checkpoint
 from config.loading import load_config
 from dataset import ADDataset
 from files import InputError
 from history.format import history_path
 from history.news import news_ends
 from model.context.boundaries import BOUNDARIES, random_lengths
+from model.tokens import TokenType
 from scripts import DEFAULT_CONFIG
 
 NEWS = ["use_compressed_context=true", "histories=whole", "region_ends=news", "shortest_region=3", "mix_streams=false"]
@@ -73,6 +75,11 @@ def test_acting_at_news_equals_what_the_dataset_builds(tmp_path, settings):
     starts, lengths, streams = dataset.timeline.histories.draw(np.zeros(N_ENVS, int), 4, np.random.default_rng(0))
     assert np.array_equal((starts + lengths)[0], np.flatnonzero(expected[:, streams[0, 0]])[:4] + 1)
     if settings is TWO:
+        _, layout = model.embed_window(batch)
+        last = (batch["region_lengths"] + 2 * (batch["region_lengths"] > 0)).sum(
+            1
+        ) - 2  # the current region's last step
+        assert (layout.next_types.gather(1, last[:, None]) == TokenType.COMPRESS_END).all()
         assert set(batch["region_lengths"].flatten().tolist()) <= {0, *lengths.flatten().tolist()}
         return
     assert np.array_equal(batch["region_lengths"], lengths)
@@ -93,6 +100,14 @@ def test_regions_are_as_long_as_they_may_be(settings, kind):
     ends = model.evaluate_in_context(vec_env, 80, boundaries=kind)["region_ends"]
     lengths = np.concatenate([np.diff(np.flatnonzero(of_env), prepend=-1) for of_env in ends.T])
     assert lengths.min() >= 3 and lengths.max() <= 12 and (kind == "fixed") == (lengths.min() == 12)
+
+
+def test_a_shortest_region_above_the_longest_one_is_told_before_training(tiny_histories, tmp_path):
+    settings = [*NEWS, *MEMORY, "shortest_region=20"]
+    with pytest.raises(InputError, match="shortest_region 20 is longer than a region may be: compress_interval is 12"):
+        train_in(tmp_path, tiny_histories, *settings, "compress_interval=null")
+    path = train_in(tmp_path, tiny_histories, *settings, "compress_interval=auto")[-1]
+    assert load_checkpoint(path)["config"]["compress_interval"] == 24  # `auto` takes none that is shorter
 
 
 def test_the_scripts_take_news_and_every_boundary(tiny_histories, tmp_path):

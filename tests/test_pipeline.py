@@ -371,3 +371,16 @@ def test_memory_goes_through_all_scripts_and_resumes(tiny_histories, tmp_path):
         assert evaluate_in(resumed, "--episodes", "9", "--repeats", "2", *flags)["returns"].shape == (1, 2, 9)
     with pytest.raises(InputError, match="compress_interval 5 must be n_steps 12, divide it, or be a multiple of it"):
         train_in(tmp_path / "three", tiny_histories, *settings, "compress_interval=5", config=MEMORY)
+
+
+def test_a_foreign_file_says_by_its_markers_how_long_rollouts_are(tiny_histories, tmp_path):
+    """Not the config of a source that it was not made by."""
+    path = next(tiny_histories.glob("*.hdf5"))
+    shutil.copy(path, tmp_path / path.name)
+    with h5py.File(tmp_path / path.name, "r+") as file:
+        file.attrs.clear()
+    settings = set_flags("n_steps=80", "batch_size=4000", "context=memory", "compress_interval=6", "history_regions=4")
+    arguments = ["--traj-dir", str(tmp_path), "--run-dir", str(tmp_path / "run"), "--device", "cpu", *TINY, *settings]
+    assert train.main(arguments) == 0
+    config = load_checkpoint(checkpoint_paths(tmp_path / "run")[-1])["config"]
+    assert config["n_steps"] == config["rollout_length"] == 12 and config["compress_interval"] == 6

@@ -89,6 +89,19 @@ def test_every_trial_has_as_many_tokens_per_update(tiny_histories, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [["region_stride=6"], ["history_regions=3", "train_batch_size=4"], ["compress_interval=24", "region_stride=4"]],
+)
+def test_the_configs_own_settings_are_tried_as_they_are(tiny_histories, tmp_path, changes):
+    args = tune.parse_arguments(
+        arguments(tiny_histories, tmp_path, *set_flags("context=memory", "histories=every", *changes))
+    )
+    search = tune.prepare_search(args)
+    settings = tune.settings_of(search.starts["config's own"], search)
+    assert settings == {name: search.config[name] for name in settings} and "region_stride" in settings
+
+
+@pytest.mark.parametrize(
     "flags, message",
     [
         (["nowhere"], "NAME nowhere: no such task family"),

@@ -144,8 +144,8 @@ class MemoryContext:
             before = {name: values[:, None] for name, values in self.newest.items()}
             starts = self.no_starts
             if self.context.blank_starts:
-                first = self.region_lengths[:, 1] == 1
-                starts = (first & ~self.newest["dones"].bool().cpu())[:, None].to(self.device)
+                first, ended = self.region_lengths[:, 1] == 1, self.newest["dones"].bool().cpu()
+                starts = (first & ~(ended & self.model.config["with_dones"]))[:, None].to(self.device)
         else:
             starts = torch.ones(self.N, 1, device=self.device).bool()
             entries = action_shape(self.model.config["action_space"])

@@ -35,7 +35,8 @@ class Regions(Context):
         self.n_currents = config["currents_per_previous"]
         self.n_positions = self.n_regions * (self.region_capacity + 2)
         self.n_tokens = self.n_positions - 1  # the current region is open
-        self.blank_starts, self.history_regions = config["blank_starts"], config["history_regions"]
+        self.blank_starts, self.with_dones = config["blank_starts"], config["with_dones"]
+        self.history_regions, self.ends_at_news = config["history_regions"], config["region_ends"] == "news"
 
     @classmethod
     def problems(cls, config: dict) -> list[str]:
@@ -127,8 +128,8 @@ class Regions(Context):
         steps = torch.where(is_step, first_steps.gather(1, region) + index - 1, 0)
 
         next_types = following(types, valid)
-        # A full current region ends here, a shorter one goes on to where nobody knows
-        is_full = region_lengths[:, -1:] == self.region_capacity
+        # A full current region ends here, a shorter one goes on to where nobody knows, if its end is not that of news
+        is_full = (region_lengths[:, -1:] == self.region_capacity) | self.ends_at_news
         next_types.scatter_(1, ends[:, -1:] - 1, torch.where(is_full, TokenType.COMPRESS_END, IGNORE))
         return Layout(types, positions * valid, steps, valid, next_types)
 
@@ -184,4 +185,4 @@ class Regions(Context):
             return (step == 0).expand(len(dones), -1)
         first_steps = (region_lengths.cumsum(1) - region_lengths).to(dones.device)  # (N, R)
         is_first = (step[None, :, None] == first_steps[:, None, :]).any(-1)
-        return is_first & ((step == 0) | ~dones.bool().roll(1, dims=1))
+        return is_first & ((step == 0) | ~(dones.bool() & self.with_dones).roll(1, dims=1))
