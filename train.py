@@ -100,8 +100,11 @@ def read_config(args: argparse.Namespace, overrides: list[str]) -> Config:
     config = load_config(paths, overrides, checks, lambda config: settings_of_file(config, args.traj_dir))
     source = {section: path for section, path in paths.items() if section != "model"}
     given = given_settings(source, overrides, named=set(given_paths(args)))
+    told = {*settings_of_file(config, args.traj_dir), *(override.partition("=")[0] for override in overrides)}
+    if "n_stream" not in told:  # a source's settings do not say how many streams of another program's file to use
+        given.pop("n_stream", None)
     effective = effective_config(config, args.traj_dir, given)
-    if config["compress_interval"] == "auto":
+    if config["compress_interval"] == "auto" and effective["use_compressed_context"]:
         print(f"compress_interval: auto is {effective['compress_interval']} steps")
     return effective
 

@@ -384,3 +384,16 @@ def test_a_foreign_file_says_by_its_markers_how_long_rollouts_are(tiny_histories
     assert train.main(arguments) == 0
     config = load_checkpoint(checkpoint_paths(tmp_path / "run")[-1])["config"]
     assert config["n_steps"] == config["rollout_length"] == 12 and config["compress_interval"] == 6
+    (tmp_path / "own.yaml").write_text("include: config/algorithm/ppo_darkroom.yaml\nn_stream: 100  # of a source's\n")
+    arguments = [
+        "--traj-dir",
+        str(tmp_path),
+        "--run-dir",
+        str(tmp_path / "own"),
+        "--device",
+        "cpu",
+        *TINY[: 2 * len(TINY_ENV)],
+    ]
+    arguments += ["--alg-config", str(tmp_path / "own.yaml"), *set_flags(*TINY_MODEL)]
+    assert train.main(arguments) == 0
+    assert load_checkpoint(checkpoint_paths(tmp_path / "own")[-1])["config"]["n_stream"] == 16
