@@ -47,16 +47,17 @@ class Window(Context):
             return self._cut_from_histories(timeline, tasks, rng)
         n_transit, interval, stride = self.n_transit, self.interval, timeline.stride
         last = np.where(places < interval, places, places + (stride - 1) * interval)
-        offset = last // interval % stride  # which of the thinned histories the last step belongs to
-        period = interval * stride
+        # It belongs to the thinned history of rollouts `offset`, `offset` + `stride`, ...; all below are places in that
+        offset, period = last // interval % stride, interval * stride
+        in_thinned = last // period * interval + last % interval
         n_left = timeline.n_steps[tasks] - offset * interval
-        thinned = n_left // period * interval + np.minimum(n_left % period, interval)  # (B,) its length
-        stop = np.minimum(np.maximum(last // period * interval + last % interval + 1, n_transit), thinned)
+        length = n_left // period * interval + np.minimum(n_left % period, interval)
+        stop = np.clip(in_thinned + 1, n_transit, length)
         start = np.maximum(stop - n_transit, 0)
         lengths = stop - start
 
         step = np.arange(lengths.max())
-        position = start[:, None] + step  # (B, L) in the thinned history
+        position = start[:, None] + step  # (B, L)
         at_start = np.where(offset == 0, 0, interval)  # evaluation does not begin with a later rollout
         parts = position // interval - start[:, None] // interval
         return Windows(
