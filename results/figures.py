@@ -101,7 +101,7 @@ def draw_contexts() -> None:
         config = load_config(DEFAULT_CONFIG | {"model": ROOT / f"config/model/ad_{name}.yaml"})
         interval = config["compress_interval"] or config["n_steps"]
         context, current = (
-            make_context(config | {"compress_interval": interval, "blank_starts": True}),
+            make_context(config | {"compress_interval": interval, "blank_starts": True, "with_dones": True}),
             n_steps % interval,
         )
         if label == "memory":

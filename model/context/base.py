@@ -64,8 +64,8 @@ class Windows:
     """Which steps make a batch of windows.
 
     times: (B, L) step of the history. parts: (B, L) number, below n_parts, of the rollout within the window that
-    the step is from; a part is of one stream. valid: (B, L) False for padding. region_lengths: (B, R), zeros first, for
-    regions that do not exist. target_from: (B,) the first step whose action is a target. streams: (B, n_parts) the
+    the step is from; a part is of one stream. valid: (B, L) False for padding. region_lengths: (B, R), 0 for
+    regions that do not exist: those before a history's first one, in whole histories those behind its last one. target_from: (B,) the first step whose action is a target. streams: (B, n_parts) the
     stream of each part; None leaves the choice to the dataset.
     """
 
@@ -147,7 +147,7 @@ class Context(nn.Module):
         raise NotImplementedError
 
     def layout(self, region_lengths: Tensor) -> Layout:
-        """Lay out the tokens of windows with regions of (B, R) environment steps; zeros come first."""
+        """Lay out the tokens of windows with regions of (B, R) environment steps, as in `Windows`."""
         raise NotImplementedError
 
     def drawn_layout(self, region_lengths: Tensor) -> Layout:
