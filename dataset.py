@@ -273,6 +273,10 @@ class ADDataset(Dataset):
             self.timeline.histories = self._make_histories(spans)
         elif self.draws_histories:
             self._warn("its rollouts are not marked: histories: every is used")
+        if self.config["context"] == "memory" and self.config["memory_regions"] and self.config["history_regions"] < 3:
+            self._warn(
+                "history_regions is 2: no summary is trained, since the third region is the first to see one; use more"
+            )
         longest = self.context.longest_window(self.timeline)
         if longest and longest < self.config["n_transit"]:
             self._warn(

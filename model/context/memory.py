@@ -140,13 +140,7 @@ class Memory(Context):
 
     @classmethod
     def problems(cls, config: dict) -> list[str]:
-        problems = interval_problems(config, may_divide=True)
-        if config["history_regions"] < 3 and config["memory_regions"]:
-            problems.append(
-                f"history_regions {config['history_regions']} is too small: a summary is first seen in the third region; use 3 "
-                "or more, or memory_regions: 0"
-            )
-        return problems
+        return interval_problems(config, may_divide=True)
 
     # Training -------------------------------------------------------------------------------------
 
