@@ -273,16 +273,8 @@ class ADDataset(Dataset):
             self.timeline.histories = self._make_histories(spans)
         elif self.draws_histories:
             self._warn("its rollouts are not marked: histories: every is used")
-        if self.config["context"] == "memory" and self.config["memory_regions"] and self.config["history_regions"] < 3:
-            self._warn(
-                "history_regions is 2: no summary is trained, since the third region is the first to see one; use more"
-            )
-        longest = self.context.longest_window(self.timeline)
-        if longest and longest < self.config["n_transit"]:
-            self._warn(
-                f"n_transit is {self.config['n_transit']}, and training windows have {longest} steps at most: acting will show "
-                "longer ones, which are not learned; lower n_transit, or region_stride"
-            )
+        if untrained := self.context.untrained(self.timeline):
+            self._warn(untrained)
         places = self.context.n_places(self.timeline)
         self.n_samples = np.concatenate([[0], np.cumsum(places * self.n_streams)])
 

@@ -65,8 +65,9 @@ class Windows:
 
     times: (B, L) step of the history. parts: (B, L) number, below n_parts, of the rollout within the window that
     the step is from; a part is of one stream. valid: (B, L) False for padding. region_lengths: (B, R), 0 for
-    regions that do not exist: those before a history's first one, in whole histories those behind its last one. target_from: (B,) the first step whose action is a target. streams: (B, n_parts) the
-    stream of each part; None leaves the choice to the dataset.
+    regions that do not exist: those before a history's first one, in whole histories those behind its last one.
+    target_from: (B,) the first step whose action is a target. streams: (B, n_parts) the stream of each part; None
+    leaves the choice to the dataset.
     """
 
     times: np.ndarray
@@ -134,8 +135,8 @@ class Context(nn.Module):
 
     # Training -------------------------------------------------------------------------------------
 
-    def longest_window(self, timeline: Timeline) -> int | None:
-        """Steps of the longest window that training can show, where acting may show longer ones; None: it cannot."""
+    def untrained(self, timeline: Timeline) -> str | None:
+        """What acting may show that no training window does, in words; None where there is nothing of this kind."""
         return None
 
     def n_places(self, timeline: Timeline) -> np.ndarray:

@@ -144,6 +144,11 @@ class Memory(Context):
 
     # Training -------------------------------------------------------------------------------------
 
+    def untrained(self, timeline: Timeline) -> str | None:
+        if self.n_regions > 2 or not self.memory_regions:
+            return None
+        return "history_regions is 2: no summary is trained, since the third region is the first to see one; use more"
+
     def n_places(self, timeline: Timeline) -> np.ndarray:
         """One per rollout: a history is drawn anew each time."""
         return np.maximum(1, timeline.n_regions)
@@ -182,9 +187,8 @@ class Memory(Context):
         held = (index <= lengths) | (index > L)  # (B, R, T)
         steps = torch.where((index > 0) & (index <= lengths), first_steps + index - 1, 0)
         following = torch.where(index < lengths, TokenType.TRANSITION, TokenType.COMPRESS_END)
-        following = torch.where(
-            (index <= lengths) & (lengths > 0), following, IGNORE
-        )  # nothing in a region that is not
+        exists = lengths > 0  # in a region that does not, nothing follows
+        following = torch.where((index <= lengths) & exists, following, IGNORE)
         per_merged = (0, len(merged))
         return MemoryLayout(
             types,

@@ -26,11 +26,18 @@ class Window(Context):
         self.region_capacity = self.n_positions = self.n_tokens = self.n_transit
         self.n_kept = min(max(1, int(self.n_transit * config["kept_fraction"])), self.n_transit - 1)
 
-    def longest_window(self, timeline: Timeline) -> int | None:
+    def untrained(self, timeline: Timeline) -> str | None:
         if timeline.histories:
-            return self.history_regions * self.interval
-        whole, rest = np.divmod(timeline.n_steps, timeline.stride * self.interval)
-        return int((whole * self.interval + np.minimum(rest, self.interval)).max())
+            longest = self.history_regions * self.interval
+        else:
+            whole, rest = np.divmod(timeline.n_steps, timeline.stride * self.interval)
+            longest = int((whole * self.interval + np.minimum(rest, self.interval)).max())
+        if longest >= self.n_transit:
+            return None
+        return (
+            f"n_transit is {self.n_transit}, and training windows have {longest} steps at most: acting will show longer ones, "
+            "which are not learned; lower n_transit, or region_stride"
+        )
 
     def n_places(self, timeline: Timeline) -> np.ndarray:
         """One per last step; steps of rollouts 1 to `stride` - 1 appear before a last step only."""
