@@ -53,7 +53,8 @@ from checkpoints import (
 )
 from config.loading import Config, complete_config, differences, free_when_resuming, given_settings, load_config
 from config.schema import ALL_KEYS
-from dataset import ADDataset, effective_config, settings_of_file
+from dataset import ADDataset
+from effective import effective_config, settings_of_file
 from evaluate import evaluate_tasks
 from files import InputError, WriteError, lock, make_folder, one_line, remove_temporaries, write_atomically
 from history.format import file_name, history_path

@@ -45,7 +45,8 @@ from optuna.trial import FrozenTrial, TrialState
 import env
 from config.loading import Config, differences
 from config.schema import KEYS, Decides, names
-from dataset import ADDataset, allowed_intervals, automatic_interval, read_for_pace
+from dataset import ADDataset
+from effective import allowed_intervals, automatic_interval, read_for_pace
 from evaluate import evaluate_tasks
 from files import InputError, lock, make_folder, one_line, write_atomically
 from history.format import history_path

@@ -10,7 +10,7 @@ import torch
 import collect
 import env
 from config.loading import load_config
-from dataset import blanks_starts
+from effective import blanks_starts
 from scripts import DEFAULT_CONFIG
 
 torch.set_num_threads(1)  # tiny tensors; also keeps results independent of the machine

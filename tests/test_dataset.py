@@ -8,7 +8,8 @@ import pytest
 import torch
 from conftest import tiny_config, write_file
 
-from dataset import ADDataset, effective_config
+from dataset import ADDataset
+from effective import effective_config
 from files import InputError
 from history.format import history_path
 from history.reader import StoredArray

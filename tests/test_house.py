@@ -10,6 +10,7 @@ FLOORS = [  # a file may import from the floors below its own, and from its own 
     ("collect", "train", "evaluate", "inspect_history", "tune"),
     ("plots", "training_log"),
     ("dataset",),
+    ("effective",),
     ("model",),
     ("algorithm",),
     ("history",),

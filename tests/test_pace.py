@@ -10,7 +10,7 @@ from test_pipeline import MEMORY, TINY_MODEL, set_flags
 
 import train
 from checkpoints import load_checkpoint
-from dataset import effective_config
+from effective import effective_config
 from history.format import history_path
 from history.pace import _gaussian_divergence, shortest_change
 
