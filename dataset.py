@@ -97,6 +97,10 @@ class ADDataset(Dataset):
             self._warn("its rollouts are not marked: histories: every is used")
         if untrained := self.context.untrained(self.timeline):
             self._warn(untrained)
+        if self.context.n_currents > 1 and self.n_streams == 1:
+            self._warn(
+                "has one stream, so no two windows can share a previous region: currents_per_previous is not used"
+            )
         places = self.context.n_places(self.timeline)
         self.n_samples = np.concatenate([[0], np.cumsum(places * self.n_streams)])
 
@@ -226,7 +230,7 @@ class ADDataset(Dataset):
         several windows differ in their current region's stream only.
         """
         is_random = self.mix_streams or self.draws_histories
-        n_currents = self.context.n_currents if self.mix_streams else 1
+        n_currents = self.context.n_currents if self.mix_streams and self.n_streams > 1 else 1
         samples = rng.integers(len(self), size=batch_size // n_currents)
         batch = self.batch(samples, rng if is_random else None, n_currents)
         if not self.config["dense_supervision"]:

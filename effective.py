@@ -40,10 +40,10 @@ def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] |
     origin = read_origin(path, config)
     if not origin.fields:
         raise InputError(f"{path}: has no groups named 0, 1, ... that hold histories of tasks; collect it again")
-    recorded = source_settings(origin, path)
+    recorded = source_settings(origin, path) or rollouts_of(origin)
     if given:
         _check_given(path, given, recorded, config)
-    config = config | (recorded or rollouts_of(origin))
+    config = config | recorded
     if given is not None and "n_stream" not in recorded | given:  # a file of another program: all that it has
         config |= {"n_stream": origin.n_streams}
     compressed = config["use_compressed_context"]
@@ -59,7 +59,8 @@ def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] |
         config |= {"reached_observations": False}
     interval = config["compress_interval"]
     if interval == "auto":
-        interval = automatic_interval(path, config, origin) if compressed else None
+        reads_interval = "compress_markers" in origin.fields and (compressed or config["histories"] != "every")
+        interval = automatic_interval(path, config, origin) if reads_interval else None
     interval = interval or origin.rollout_length or config["n_transit"]
     if interval < 2:
         raise InputError(f"{path}: its rollouts have {interval} step, regions need at least 2; set compress_interval")
@@ -130,7 +131,8 @@ def allowed_intervals(history: HistoryFile, config: dict) -> list[int]:
     Where episodes are not all of one length, a region holds at least one of the longest. Four regions fit into a
     stream; with `histories: whole`, `history_regions` of them.
     """
-    rollout, episodes = history.config["compress_interval"], episode_lengths(history)
+    rollout = history.config["compress_interval"]
+    episodes = episode_lengths(history) if "dones" in history.arrays else ()
     if not len(episodes):
         return []
     n_regions = config["history_regions"] if config["histories"] == "whole" else 4
@@ -187,6 +189,6 @@ def _check_given(path: Path, given: dict[str, Any], recorded: dict[str, Any], co
     )
     if differing := differences(recorded, given, sorted(read), "given now"):
         raise InputError(
-            f"{path}: was collected with other settings ({differing}); leave them out, since the file says them, "
-            f"or collect again with: {collect_command(config, path)} --overwrite"
+            f"{path}: was collected with other settings ({differing}); give those of the file, or leave them out, since it "
+            f"says them; or collect again with: {collect_command(config, path)} --overwrite"
         )

@@ -82,6 +82,7 @@ from ranks import Ranks
 from utils import choose_device
 
 N_RANDOM_EPISODES = 100
+N_RANDOM_STEPS = 2000  # at least, where returns are counted per span
 
 
 @dataclass
@@ -283,7 +284,7 @@ def evaluate_random(
     config: dict, tasks: list[dict], seed: int, span: int | None = None, success: bool = False
 ) -> np.ndarray:
     """(tasks, episodes or spans) returns of a policy that acts at random, or its successes."""
-    episodes = 1 if span else N_RANDOM_EPISODES  # of long ones, one tells enough
+    episodes = -(-N_RANDOM_STEPS // env.max_episode_steps(config)) if span else N_RANDOM_EPISODES
     vec_env = env.make_vec_env(config, tasks)
     vec_env.seed(seed)
     actor = RandomActor(vec_env.action_space, len(tasks), seed)
@@ -310,12 +311,22 @@ def print_results(results: Results, path: Path, episodes: int, trained_config: d
         )
     boundaries = f", {config['boundaries']} boundaries" if config["use_compressed_context"] else ""
     print(f"{path}: {mode_name(config)} context, temperature {config['temperature']}{boundaries}")
-    family = env.list_tasks(trained_config)
-    trained = [family[i] for i in env.split_tasks(trained_config)["train"]]
-    n_seen = sum(task in trained for task in results.tasks)
+    n_seen = count_trained(results.tasks, trained_config)
     if n_seen and results.settings["mode"] == "test":
         print(f"note: the model was trained on {n_seen} of these {len(results.tasks)} tasks")
     print_table(results, env.task_labels(results.tasks, env.list_tasks(config)))
+
+
+def count_trained(tasks: list[dict], trained_config: dict) -> int:
+    """How many of `tasks` are among a model's training tasks, by the arguments that tell these apart."""
+    family = env.list_tasks(trained_config)
+    names = env.differing_arguments(family)
+
+    def told(task: dict) -> list:
+        return [task.get(name) for name in names]
+
+    trained = [told(family[i]) for i in env.split_tasks(trained_config)["train"]]
+    return sum(told(task) in trained for task in tasks)
 
 
 def mode_name(config: dict) -> str:

@@ -105,7 +105,9 @@ def read_config(args: argparse.Namespace, overrides: list[str]) -> Config:
     if "n_stream" not in told:  # a source's settings do not say how many streams of another program's file to use
         given.pop("n_stream", None)
     effective = effective_config(config, args.traj_dir, given)
-    if config["compress_interval"] == "auto" and effective["use_compressed_context"]:
+    if config["compress_interval"] == "auto" and (
+        effective["use_compressed_context"] or config["histories"] != "every"
+    ):
         print(f"compress_interval: auto is {effective['compress_interval']} steps")
     return effective
 

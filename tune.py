@@ -133,16 +133,18 @@ def prepare_search(args: argparse.Namespace) -> Search:
     overrides, config = list(args.overrides), read_config(args, args.overrides)
     if config["model"] != "AD":
         raise InputError(f"model: {config['model']} has no memory whose settings could be searched; expected AD")
+    path = history_path(config, args.traj_dir)
+    origin = read_origin(path, config)
+    if "compress_markers" not in origin.fields:
+        raise InputError(f"{path}: has no compress_markers, so nothing to compress")
     if config["context"] != "memory":
-        histories = "causal" if config["histories"] == "every" else config["histories"]
+        is_given = any(override.partition("=")[0] == "histories" for override in args.overrides)
+        mixes = config["mix_streams"] and origin.n_streams > 1
+        histories = "causal" if config["histories"] == "every" and mixes and not is_given else config["histories"]
         forced = ["use_compressed_context=true", "context=memory", f"histories={histories}"]
         print(f"{config_paths(args)['model']} has context {config['context']}: searched is {', '.join(forced)}")
         overrides += forced
         config = read_config(args, overrides)
-    if not config["use_compressed_context"]:
-        raise InputError(f"{history_path(config, args.traj_dir)}: has no compress_markers, so nothing to compress")
-    path = history_path(config, args.traj_dir)
-    origin = read_origin(path, config)
     history = read_for_pace(path, config, origin.rollout_length)
     own = {name: config[name] for name in ("compress_interval", *CHOICES)}
     free = {"history_regions": LEAST_REGIONS, "region_stride": MOST_STRIDE * config["total_source_timesteps"]}

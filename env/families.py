@@ -125,10 +125,15 @@ def why_no_tasks(config: dict) -> str:
     return f"has no tasks, since train_env_ratio is {config['train_env_ratio']}"
 
 
+def differing_arguments(family: list[dict]) -> list[str]:
+    """The names of the arguments that tell the tasks of a family apart."""
+    every = dict.fromkeys(name for task in family for name in task)
+    return [name for name in every if any(task.get(name) != family[0].get(name) for task in family)]
+
+
 def task_labels(tasks: list[dict], family: list[dict]) -> list[str]:
     """A heading, then for each task the values of those arguments that differ within the family."""
-    every = dict.fromkeys(name for task in family for name in task)
-    names = [name for name in every if any(task.get(name) != family[0].get(name) for task in family)]
+    names = differing_arguments(family)
     rows = [[task.get(name, "-") for name in names] for task in tasks]
     shown = [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row] for row in rows]
     return ["; ".join(row) or "-" for row in [names, *shown]]

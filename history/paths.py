@@ -30,7 +30,8 @@ class Histories:
         self, n_rollouts: np.ndarray, rollout_length: int, interval: int, n_streams: int, stride: int, mix_streams: bool
     ):
         self.n_rollouts, self.rollout_length, self.interval = n_rollouts, rollout_length, interval
-        self.n_streams, self.stride, self.mix_streams = n_streams, stride, mix_streams
+        self.n_streams, self.stride = n_streams, stride
+        self.goes_on = mix_streams and n_streams > 1  # with the last policy, in other streams
         self.per_rollout, self.per_region = max(1, rollout_length // interval), max(1, interval // rollout_length)
 
     def draw(self, tasks: np.ndarray, n_regions: int, rng: Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -40,19 +41,26 @@ class Histories:
         """
         B = len(tasks)
         steps = np.zeros((B, n_regions), dtype=np.int64)  # from a region's stream to the next one's
-        if self.mix_streams and self.n_streams > 1:  # a region never repeats the one before
+        if self.goes_on:  # a region never repeats the one before
             steps[:, 1:] = rng.integers(1, self.n_streams, size=(B, n_regions - 1))
         streams = (rng.integers(self.n_streams, size=(B, 1)) + steps.cumsum(axis=1)) % self.n_streams
         part = rng.integers(self.per_rollout, size=(B, n_regions))
         rollouts = self.rollouts(tasks, part, streams, rng)
         last = (self.n_rollouts[tasks] - self.per_region)[:, None]
-        goes_on = self.mix_streams and self.n_streams > 1
-        lengths = np.where(goes_on | (rollouts <= last), self.interval, 0)
+        lengths = np.where(self.goes_on | (rollouts <= last), self.interval, 0)
         return np.minimum(rollouts, last) * self.rollout_length + part * self.interval, lengths, streams
 
     def rollouts(self, tasks: np.ndarray, part: np.ndarray, streams: np.ndarray, rng: Generator) -> np.ndarray:
         """(B, R) the first rollout of each region, which may be beyond the last one: every `stride`-th one."""
-        return rng.integers(self.stride, size=(len(tasks), 1)) + self.stride * np.arange(part.shape[1])
+        n_starts = (self.n_rollouts[tasks] - self.per_region + 1)[:, None]
+        first = rng.integers(self.stride, size=(len(tasks), 1)) % n_starts
+        return first + self.stride * np.arange(part.shape[1])
+
+    def most_regions(self, n_regions: int) -> int:
+        """How many of `n_regions` regions the longest history has."""
+        if self.goes_on:
+            return n_regions
+        return min(n_regions, 1 + int(self.n_rollouts.max() - self.per_region) // self.stride)
 
 
 class CausalHistories(Histories):
@@ -104,6 +112,11 @@ class WholeHistories(Histories):
         else:
             starts, stops = self._cut(tasks, streams, n_regions)
         return starts, stops - starts, np.broadcast_to(streams[:, None], starts.shape)
+
+    def most_regions(self, n_regions: int) -> int:
+        if self.stops is None:
+            return min(n_regions, int(self.n_rollouts.max()) * self.rollout_length // self.interval)
+        return min(n_regions, max(len(stops) for of_task in self.stops for stops in of_task))
 
     def _cut(self, tasks: np.ndarray, streams: np.ndarray, n_regions: int) -> tuple[np.ndarray, np.ndarray]:
         """(B, R) starts and stops of the first regions of lives; both are its end where a life has no more."""

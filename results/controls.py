@@ -114,7 +114,8 @@ def main() -> None:
     }  # fmt: skip
     optimal, at_random = env.optimal_returns(config, chosen, args.span), evaluate_random(config, chosen, 0, args.span)
     save_scores(Results(held_out, chosen, returns, optimal, at_random, settings), args.out)
-    print(f"mean return over the last 10 {'stretches' if args.span else 'episodes'} {returns[..., -10:].mean():.2f}")
+    n, unit = min(10, returns.shape[-1]), "stretches" if args.span else "episodes"
+    print(f"mean return over the last {n} {unit}: {returns[..., -n:].mean():.2f}")
 
 
 def check(args: argparse.Namespace, config: dict, n_held_out: int) -> None:
@@ -133,6 +134,9 @@ def check(args: argparse.Namespace, config: dict, n_held_out: int) -> None:
             args.lapses and max(args.lapses) > counted
         ),
         f"{args.ckpt}: its context is {config['context']}, expected memory": args.memory and config["context"] != "memory",
+        f"{args.ckpt}: memory_regions is 0, so there are no summaries to control": (
+            args.memory and config["context"] == "memory" and not config["memory_regions"]
+        ),
         "--memory other-task: expected two held-out tasks at least": args.memory == "other-task" and n_held_out < 2,
         f"--memory other-task: boundaries are {config['boundaries']}, expected fixed: all regions have to end together": (
             args.memory == "other-task" and config["boundaries"] != "fixed"

@@ -208,5 +208,6 @@ def test_a_control_that_would_control_nothing_is_refused():
     assert "expected at most 4" in wrong(memory, lapses=[5], span=4)
     assert "--span 19: expected at most 18" in wrong(memory, memory="cleared", span=19)
     assert "expected memory" in wrong(tiny_config(), memory="cleared")
+    assert "no summaries" in wrong(memory | {"memory_regions": 0}, memory="cleared")
     assert "expected AD" in wrong(memory | {"model": "gru:GRU"}, lapses=[1])
     assert "holds out no task" in wrong(memory, 0, lapses=[1])

@@ -145,9 +145,17 @@ class Memory(Context):
     # Training -------------------------------------------------------------------------------------
 
     def untrained(self, timeline: Timeline) -> str | None:
-        if self.n_regions > 2 or not self.memory_regions:
+        n_regions, room = self.n_regions, self.memory_regions
+        if timeline.histories:
+            n_regions = timeline.histories.most_regions(n_regions)
+        n_seen = max(0, n_regions - 2)  # the third region is the first to see a summary
+        is_merging = n_seen > room or (n_seen == room > 1 and self.varied_room > 0)
+        if not room or is_merging:
             return None
-        return "history_regions is 2: no summary is trained, since the third region is the first to see one; use more"
+        return (
+            f"training histories have {n_regions} regions at most, so a step sees up to {n_seen} summaries: that acting keeps "
+            f"up to {room}, and then merges some, is not learned; use more history_regions, or fewer memory_regions"
+        )
 
     def n_places(self, timeline: Timeline) -> np.ndarray:
         """One per rollout: a history is drawn anew each time."""

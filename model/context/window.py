@@ -28,7 +28,7 @@ class Window(Context):
 
     def untrained(self, timeline: Timeline) -> str | None:
         if timeline.histories:
-            longest = self.history_regions * self.interval
+            longest = timeline.histories.most_regions(self.history_regions) * self.interval
         else:
             whole, rest = np.divmod(timeline.n_steps, timeline.stride * self.interval)
             longest = int((whole * self.interval + np.minimum(rest, self.interval)).max())
@@ -77,18 +77,26 @@ class Window(Context):
         )
 
     def _cut_from_histories(self, timeline: Timeline, tasks: np.ndarray, rng: np.random.Generator) -> Windows:
-        """Up to `n_transit` steps that follow each other in a causal history, from a region's start on."""
+        """Up to `n_transit` steps that follow each other in a causal history, from a region's start on.
+
+        Where such windows would not have every step of a region as a target, from any step on.
+        """
         starts, lengths, streams = timeline.histories.draw(tasks, self.history_regions, rng)
         n_held = (lengths > 0).sum(axis=1)  # (B,) regions of the history
         n_parts = min(-(-self.n_transit // self.interval), int(n_held.max()))
-        first = rng.integers(np.maximum(0, n_held - n_parts) + 1)  # region
-        chosen, step = first[:, None] + np.arange(n_parts), np.arange(min(self.n_transit, n_parts * self.interval))
-        parts = np.broadcast_to(step // self.interval, (len(tasks), len(step)))
-        times = np.take_along_axis(np.take_along_axis(starts, chosen, axis=1), parts, axis=1) + step % self.interval
-        valid = step < ((n_held - first) * self.interval)[:, None]
-        n_steps = valid.sum(axis=1)
+        first = rng.integers(np.maximum(0, n_held - n_parts) + 1) * self.interval  # step of the history
+        if self.n_transit - self.n_kept < self.interval:  # else some steps of a region would never be targets
+            total = n_held * self.interval
+            first = np.clip(rng.integers(total) + 1, self.n_transit, np.maximum(self.n_transit, total)) - self.n_transit
+        n_steps = np.minimum(self.n_transit, n_held * self.interval - first)
+        step = np.arange(n_steps.max())
+        valid = step < n_steps[:, None]
+        regions, within = np.divmod(np.where(valid, first[:, None] + step, first[:, None]), self.interval)
+        parts = regions - regions[:, :1]
+        n_parts = int(parts.max()) + 1
+        chosen = np.minimum(regions[:, :1] + np.arange(n_parts), n_held[:, None] - 1)
         return Windows(
-            times=times,
+            times=np.take_along_axis(starts, regions, axis=1) + within,
             parts=parts,
             n_parts=n_parts,
             valid=valid,
