@@ -18,7 +18,7 @@ from effective import effective_config
 from files import InputError
 from history.format import history_path, soft_target_names
 from history.news import news_ends
-from history.paths import HISTORIES, CausalHistories, Histories
+from history.paths import HISTORIES, CausalHistories, Histories, WholeHistories
 from history.reader import HistoryFile
 from model.context import make_context
 from model.context.base import Timeline, Windows, interval_problems
@@ -155,6 +155,8 @@ class ADDataset(Dataset):
         kind, more = HISTORIES[self.config["histories"]], {}
         if kind is CausalHistories:
             more["returns"] = [self._region_returns(task, n * length // interval) for task, n in enumerate(n_whole)]
+        if kind is WholeHistories:
+            more["repeats"] = self.config["repeat_last_region"]
         if self.config["region_ends"] == "news":
             more["ends"] = [self._news_ends(task, n * length) for task, n in enumerate(n_whole)]
         stride = self.config["region_stride"]
@@ -175,8 +177,10 @@ class ADDataset(Dataset):
                 f"{path}: a task has no {max(length, interval)} steps of whole rollouts, as one region needs; "
                 "lower compress_interval, or use more of the file (train_source_timesteps)"
             )
-        is_cut_short = config["histories"] == "whole" and config["region_ends"] == "fixed"
-        if interval > length and is_cut_short and n_regions * interval > shortest:
+        ends_early = (
+            config["histories"] == "whole" and not config["repeat_last_region"] and n_regions * interval > shortest
+        )
+        if interval > length and ends_early and config["region_ends"] == "fixed":
             raise InputError(
                 f"{path}: streams of {shortest} steps hold {shortest // interval} regions of compress_interval {interval}, "
                 f"history_regions asks for {n_regions}; lower one of them"

@@ -147,6 +147,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "region_ends": Key(str, TRAINING, "fixed", choices=("fixed", "news"), only=MARKED),
         "shortest_region": Key(int, TRAINING, 1, low=1, only=MARKED),
         "histories": Key(str, TRAINING, "every", choices=("every", "causal", "whole")),
+        "repeat_last_region": Key(bool, TRAINING, False, only=("histories", "whole")),
         "n_transit": Key(int, TRAINING, low=2),
         "kept_fraction": Key(float, TRAINING, 0.5, above=0, high=0.999, only=WINDOW),
         "region_stride": Key(int, TRAINING, 3, low=1),

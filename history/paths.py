@@ -98,34 +98,42 @@ class WholeHistories(Histories):
 
     Args:
         ends: per task, (T, E) True at the last step of each region; None: after every `interval` steps.
+        repeats: a stream's last region stands for those that it lacks, instead of regions of length 0.
     """
 
-    def __init__(self, *args, ends: list[np.ndarray] | None = None, **kwargs):
+    def __init__(self, *args, ends: list[np.ndarray] | None = None, repeats: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
+        self.repeats = repeats
         self.stops = None if ends is None else [[np.flatnonzero(e) + 1 for e in of_task.T] for of_task in ends]
 
     def draw(self, tasks: np.ndarray, n_regions: int, rng: Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         streams = rng.integers(self.n_streams, size=len(tasks))
         if self.stops is None:
             n_held = self.n_rollouts[tasks][:, None] * self.rollout_length // self.interval
-            starts, stops = (np.minimum(np.arange(n_regions) + i, n_held) * self.interval for i in (0, 1))
+            starts, stops = (bound * self.interval for bound in self._bounds(n_regions, n_held))
         else:
             starts, stops = self._cut(tasks, streams, n_regions)
         return starts, stops - starts, np.broadcast_to(streams[:, None], starts.shape)
 
     def most_regions(self, n_regions: int) -> int:
+        if self.repeats:
+            return n_regions
         if self.stops is None:
             return min(n_regions, int(self.n_rollouts.max()) * self.rollout_length // self.interval)
         return min(n_regions, max(len(stops) for of_task in self.stops for stops in of_task))
 
     def _cut(self, tasks: np.ndarray, streams: np.ndarray, n_regions: int) -> tuple[np.ndarray, np.ndarray]:
-        """(B, R) starts and stops of the first regions of lives; both are its end where a life has no more."""
-        bounds = np.zeros((len(tasks), n_regions, 2), dtype=np.int64)
-        for row, task, stream in zip(bounds, tasks, streams):
-            stops = np.concatenate([[0], self.stops[task][stream]])
-            for i in (0, 1):
-                row[:, i] = stops[np.minimum(np.arange(n_regions) + i, len(stops) - 1)]
-        return bounds[..., 0], bounds[..., 1]
+        """(B, R) starts and stops of the first regions of lives."""
+        starts, stops = np.zeros((2, len(tasks), n_regions), dtype=np.int64)
+        for row, (task, stream) in enumerate(zip(tasks, streams)):
+            bounds = np.concatenate([[0], self.stops[task][stream]])
+            starts[row], stops[row] = (bounds[at] for at in self._bounds(n_regions, len(bounds) - 1))
+        return starts, stops
+
+    def _bounds(self, n_regions: int, n_held: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
+        """Between which of a life's ends of regions each region lies, if it has `n_held`; the others are as its last, or empty."""
+        first = np.minimum(np.arange(n_regions), n_held - 1 if self.repeats else n_held)
+        return first, np.minimum(first + 1, n_held)
 
 
 HISTORIES = {"every": Histories, "causal": CausalHistories, "whole": WholeHistories}

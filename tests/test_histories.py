@@ -43,6 +43,21 @@ def test_a_history_of_one_stream_begins_in_a_rollout_that_exists(per_region):
     assert histories.most_regions(4) == (lengths > 0).sum(axis=1).max() == 2
 
 
+@pytest.mark.parametrize("more", [["context=window"], ["context=memory"], ["context=memory", "region_ends=news"]])
+def test_a_streams_last_region_stands_for_those_it_lacks_where_that_is_asked_for(tmp_path, more):
+    is_window = more == ["context=window"]
+    settings = [f"use_compressed_context={not is_window}", "n_transit=24", "histories=whole", "mix_streams=false"]
+    dataset = open_file(tmp_path, *settings, "history_regions=24", "repeat_last_region=true", *more)
+    starts, lengths, _ = dataset.timeline.histories.draw(np.zeros(8, dtype=int), 24, np.random.default_rng(0))
+    assert (starts + lengths).max() >= 115 and (lengths > 0).all()  # a last one without news is not whole
+    for values in (starts, lengths):
+        assert (values[:, -3:] == values[:, -1:]).all()
+    if "region_ends=news" not in more:
+        assert (starts == np.minimum(np.arange(24), 9) * 12).all() and (lengths == 12).all()
+    rewards = dataset.sample_batch(64, np.random.default_rng(0))["rewards"].numpy().astype(int) % 10_000 // 10
+    assert (np.diff(rewards, axis=1) < 0).any()  # a region once more
+
+
 @pytest.mark.parametrize("n_transit", [5, 16, 24, 30])
 def test_every_step_of_a_rollout_is_a_target_of_a_plain_window(tmp_path, n_transit):
     dataset = open_file(tmp_path, *WINDOW, f"n_transit={n_transit}")
