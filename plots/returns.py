@@ -101,6 +101,33 @@ def plot_regret(panels: dict[str, dict[str, np.ndarray]], span: int) -> Figure:
     return figure
 
 
+@styled
+def plot_groups(panels: dict[str, dict[str, dict[str, np.ndarray]]], levels: dict[str, tuple[str, float]]) -> Figure:
+    """Groups of bars, one panel for each title; lines on them: 95 % intervals over seeds and tasks.
+
+    Args:
+        panels: title to name of a group to name of a bar to (seeds, tasks) values.
+        levels: title to name and height of a horizontal line.
+    """
+    figure, axes = new_figure(3.1 * len(panels), 3.4, columns=len(panels), squeeze=False)
+    names = list(dict.fromkeys(name for groups in panels.values() for bars in groups.values() for name in bars))
+    for of_panel, (title, groups) in zip(axes[0], panels.items()):
+        for at, bars in enumerate(groups.values()):
+            width = 0.8 / len(bars)
+            for place, (name, values) in enumerate(bars.items()):
+                number, mean, (low, high) = names.index(name), values.mean(), interval(values)
+                look = {"color": CURVES[number][0], "hatch": ["", "//", "..", "xx"][number % 4], "edgecolor": "white"}
+                x = at + (place - (len(bars) - 1) / 2) * width
+                of_panel.bar(x, mean, width, label=name, **look)
+                of_panel.errorbar(x, mean, np.maximum(0, [[mean - low], [high - mean]]), color="black", linewidth=1)
+        if title in levels:
+            of_panel.axhline(levels[title][1], color=GREY, linestyle="--", linewidth=1, label=levels[title][0])
+        of_panel.set(title=title, xticks=range(len(groups)), xticklabels=list(groups))
+    handles = dict(pair[::-1] for of_panel in axes[0] for pair in zip(*of_panel.get_legend_handles_labels()))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    return figure
+
+
 def plot_per_task(values: np.ndarray, tasks: list[dict], label: str, held_out: np.ndarray | None = None) -> Figure:
     """One value per task: a heat map where each task is a goal cell of one grid, else bars.
 

@@ -6,15 +6,20 @@ import numpy as np
 import torch
 from stored import (
     BANDITS,
+    DELAYS,
     PULLS,
     ROOT,
     SHOWN_WINDOWS,
+    STRETCH,
     WINDOW_LABELS,
     WINDOWS,
     Scores,
+    after_lapses,
+    after_stretches,
     best_standard,
     regret_along_a_life,
     source,
+    with_lapses,
     with_memory,
 )
 
@@ -22,7 +27,7 @@ from config.loading import load_config
 from env import list_tasks
 from model.context import make_context
 from plots.inside import plot_contexts
-from plots.returns import plot_per_task, plot_regret, plot_returns, plot_shares
+from plots.returns import plot_groups, plot_per_task, plot_regret, plot_returns, plot_shares
 from plots.style import save_figure
 from scripts import DEFAULT_CONFIG
 
@@ -32,6 +37,7 @@ def draw_all() -> None:
     draw_clock()
     draw_contexts()
     draw_regret()
+    draw_past()
     if (goals := Scores("compressed", "all-goals")).n_seeds:
         draw_goals(goals)
 
@@ -83,6 +89,41 @@ def draw_regret() -> None:
         panels[title] = {label: curve for label, curve in curves.items() if curve is not None}
     if panels := {title: curves for title, curves in panels.items() if curves}:
         save_figure(plot_regret(panels, PULLS), ROOT / "docs" / "regret.png")
+
+
+def draw_past() -> None:
+    """What contexts still know after a time that showed nothing; what was run."""
+    labels = {"": "memory", "-two-regions": "two regions", "-window": "plain window of about as many tokens"}
+    doors, lives = (with_lapses(prefix, labels) for prefix in ("key-to-door-explorer", "endless-explorer"))
+    waits = {
+        delay: {
+            label: scores.optimal - scores.at(1)
+            for kind, label in labels.items()
+            if (scores := Scores(f"delayed-bandit{kind or '-memory'}", f"delay-{delay}")).n_seeds
+        }
+        for delay in DELAYS[1:]
+    }
+    regret = "Delayed bandit:\nregret of 100 pulls"
+    panels = {
+        "Dark Key-to-Door:\nshare of lives that open the door at once": {
+            f"after {n} lost\nepisode{'s' * (n > 1)}": {
+                label: after_lapses(scores[at], n, 1) for label, scores in doors.items()
+            }
+            for at, n in enumerate((1, 4))
+        },
+        "Key-to-Door that goes on:\nshare of the optimum in the next 50 steps": {
+            f"after {n * STRETCH} lost\nsteps": {
+                label: after_stretches(scores[at], n, 1) for label, scores in lives.items()
+            }
+            for at, n in enumerate((1, 4))
+        },
+        regret: {f"{delay} steps\nof waiting": of_delay for delay, of_delay in waits.items()},
+    }
+    panels = {title: groups for title, groups in panels.items() if all(groups.values())}
+    best = Scores("delayed-bandit-memory", "delay-50")
+    ucb = best.optimal.mean() - source("delayed_bandit")["returns"][-1] if best.n_seeds else np.nan
+    if panels:
+        save_figure(plot_groups(panels, {regret: ("UCB, the source", ucb)}), ROOT / "docs" / "past.png")
 
 
 def draw_goals(goals: Scores) -> None:

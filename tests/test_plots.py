@@ -17,7 +17,7 @@ from files import InputError
 from plots.frames import FrameRecorder, _film_panels, check_picture, check_renders, save_film
 from plots.inside import plot_histories, plot_per_rollout
 from plots.intervals import interval
-from plots.returns import plot_per_task, plot_regret, plot_returns, plot_shares
+from plots.returns import plot_groups, plot_per_task, plot_regret, plot_returns, plot_shares
 from plots.style import save_figure
 
 
@@ -114,6 +114,18 @@ def test_regret_adds_up_from_nothing():
     np.testing.assert_array_equal(right.lines[0].get_xydata(), [[0, 0], [10, 1], [20, 2], [30, 3], [40, 4]])
     assert left.lines[0].get_color() == right.lines[1].get_color()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["UCB", "memory"]
+
+
+def test_bars_of_one_name_look_alike_in_all_panels():
+    one, three = np.ones((2, 3)), np.array([[2.0, 4.0]])
+    figure = draw(
+        plot_groups({"A": {"first": {"memory": one, "window": three}}, "B": {"x": {"window": one}}}, {"B": ("best", 2)})
+    )
+    left, right = figure.axes
+    assert [bar.get_height() for bar in left.patches] == [1, 3] and len(right.patches) == 1
+    assert left.patches[1].get_facecolor() == right.patches[0].get_facecolor() != left.patches[0].get_facecolor()
+    assert right.lines[-1].get_ydata()[0] == 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["memory", "window", "best"]
 
 
 def test_histories_of_each_kind_have_a_panel_and_reasons_are_full_dots():
