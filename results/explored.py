@@ -19,6 +19,7 @@ from stored import (
     after_lapses,
     after_misses,
     after_stretches,
+    share_missed,
     source,
     with_interval,
     with_lapses,
@@ -62,11 +63,12 @@ def explorers() -> str:
     of_doors = {f"key-to-door-explorer{kind}": label for kind, label in CONTEXTS.items()}
     of_doors["dark_key_to_door-compressed"] = "PPO's histories: two regions"
     missed = [
-        [label, *[f"{after_misses(scores, n):.2f}" for n in (0, 1, 3)]]
+        [label, *[f"{after_misses(scores, n):.2f}" for n in (0, 1, 3)], f"{share_missed(scores):.2%}"]
         for name, label in of_doors.items()
         if (scores := Scores(name)).n_seeds
     ]
     after = [f"after {words}" for words in ("an opened one", "one miss", "three misses")]
+    after.append("episodes that miss it after an opened one")
     return "\n".join(
         [
             *parts,

@@ -1,6 +1,6 @@
 """Rebuild every result table and figure from the scores in results/scores.
 
-    python results/report.py     # writes tables.md, returns.png, clock.png, goals.png here, docs/contexts.png and docs/regret.png
+    python results/report.py     # writes tables.md, returns.png, clock.png and goals.png here, and contexts.png, regret.png and past.png in docs/
 
 Intervals are 95 % bootstrap intervals over seeds and goals.
 """

@@ -145,6 +145,12 @@ def after_misses(scores: Scores, n: int) -> float:
     return float(opened[:, n + 1 :][follows].mean())
 
 
+def share_missed(scores: Scores) -> float:
+    """Share of the episodes that do not open the door, right after one that did."""
+    opened = scores.returns == 2
+    return float((opened[..., :-1] & ~opened[..., 1:]).mean())
+
+
 def with_lapses(prefix: str, labels: dict[str, str]) -> dict[str, tuple[Scores, Scores]]:
     """For the label of each kind of context, its scores after one random episode or stretch, and after four in a row.
 
