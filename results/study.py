@@ -3,8 +3,8 @@
     python results/study.py                  # all settings; what is already stored is skipped
     python results/study.py compressed       # only the settings named
 
-One run takes 6 to 18 minutes on one core, and two run side by side on 2 cores: about a day in all. The histories of each family
-must have been collected before.
+One run takes 6 to 35 minutes on one core, and two run side by side on 2 cores: more than a day in all. The histories of each
+family must have been collected before.
 `python results/report.py` makes the tables and figures from the stored scores.
 """
 
