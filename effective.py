@@ -40,10 +40,10 @@ def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] |
     origin = read_origin(path, config)
     if not origin.fields:
         raise InputError(f"{path}: has no groups named 0, 1, ... that hold histories of tasks; collect it again")
-    recorded = source_settings(origin, path) or rollouts_of(origin)
+    recorded = source_settings(origin, path)
     if given:
         _check_given(path, given, recorded, config)
-    config = config | recorded
+    config = config | (recorded or rollouts_of(origin))
     if given is not None and "n_stream" not in recorded | given:  # a file of another program: all that it has
         config |= {"n_stream": origin.n_streams}
     compressed = config["use_compressed_context"]

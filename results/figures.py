@@ -103,7 +103,7 @@ def draw_past() -> None:
         }
         for delay in DELAYS[1:]
     }
-    regret = "Delayed bandit:\nregret of 100 pulls"
+    regret = "Delayed bandit:\nregret of 100 pulls, lower is better"
     panels = {
         "Dark Key-to-Door:\nshare of lives that open the door at once": {
             f"after {n} lost\nepisode{'s' * (n > 1)}": {

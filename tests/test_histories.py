@@ -12,7 +12,6 @@ import tune
 from dataset import ADDataset
 from effective import effective_config
 from evaluate import count_trained, evaluate_random
-from files import InputError
 from history.format import history_path
 from history.paths import Histories
 
@@ -98,14 +97,6 @@ def test_windows_longer_than_the_streams_are_told(tmp_path):
 def test_windows_of_one_stream_share_no_region(tmp_path):
     text = told(tmp_path, "use_compressed_context=true", "currents_per_previous=4", n_streams=1)
     assert "currents_per_previous is not used" in text
-
-
-def test_a_rollout_length_that_is_not_the_files_is_refused(tmp_path):
-    config = tiny_config()
-    write_file(history_path(config, tmp_path), config, 120, 4)
-    assert effective_config(config, tmp_path, {"n_steps": 12})["compress_interval"] == 12
-    with pytest.raises(InputError, match="other settings .n_steps: 12 there, 24"):
-        effective_config(config, tmp_path, {"n_steps": 24})
 
 
 def test_what_auto_stands_for_holds_for_plain_windows_of_causal_histories(tmp_path):
