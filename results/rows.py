@@ -24,6 +24,7 @@ CONTEXTS = {  # end of a setting's name: its label
     "-window": "plain window of equal bytes", "-full": "plain window as long as a training history",
     "-0": "memory without summaries: carried keys alone", "-cleared": "memory, cleared at every region's end",
     "-other-task": "memory, that of another task",
+    "-unreached": "memory, tokens without the observation that an episode ended on",
 }  # fmt: skip
 WITH_CONTROLS = ("", "-two-regions", "-window")  # memory, and what it is compared with
 
