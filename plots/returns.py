@@ -94,8 +94,8 @@ def plot_regret(panels: dict[str, dict[str, np.ndarray]], span: int) -> Figure:
             steps = span * np.arange(so_far.shape[-1])
             draw_curve(of_panel, number, steps, so_far.mean(axis=(0, 1)), name)
             draw_band(of_panel, number, steps, *interval(so_far))
-        of_panel.set(xlabel="step", title=title, xlim=(0, None), ylim=(0, None))
-    axes[0, 0].set_ylabel("regret so far")
+        of_panel.set(xlabel="step", title=title, xlim=(0, None))
+    axes[0, 0].set(ylabel="regret so far", ylim=(0, None))  # of both: they share it
     handles = dict(pair[::-1] for of_panel in axes[0] for pair in zip(*of_panel.get_legend_handles_labels()))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
     return figure

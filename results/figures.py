@@ -93,7 +93,7 @@ def draw_regret() -> None:
 
 def draw_past() -> None:
     """What contexts still know after a time that showed nothing; what was run."""
-    labels = {"": "memory", "-two-regions": "two regions", "-window": "plain window of about as many tokens"}
+    labels = {"": "memory", "-two-regions": "two regions", "-window": "plain window of equal bytes"}
     doors, lives = (with_lapses(prefix, labels) for prefix in ("key-to-door-explorer", "endless-explorer"))
     waits = {
         delay: {
