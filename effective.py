@@ -46,31 +46,29 @@ def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] |
     config = config | (recorded or rollouts_of(origin))
     if given is not None and "n_stream" not in recorded | given:  # a file of another program: all that it has
         config |= {"n_stream": origin.n_streams}
-    compressed = config["use_compressed_context"]
-    if compressed and "compress_markers" not in origin.fields:
+    if config["use_compressed_context"] and "compress_markers" not in origin.fields:
         warnings.warn(
             f"{path} has no compress_markers: standard mode, with a window of n_transit steps, is used", stacklevel=2
         )
-        compressed = False
-        config |= {"context": "window"}
+        config |= {"use_compressed_context": False, "context": "window"}
     missing = [name for name in ("next_states", "dones") if name not in origin.fields]
     if config["reached_observations"] and missing:
         warnings.warn(f"{path} has no {' and no '.join(missing)}: reached_observations is off", stacklevel=2)
         config |= {"reached_observations": False}
     interval = config["compress_interval"]
     if interval == "auto":
-        reads_interval = "compress_markers" in origin.fields and (compressed or config["histories"] != "every")
-        interval = automatic_interval(path, config, origin) if reads_interval else None
+        tells = "compress_markers" in origin.fields and reads_interval(config)
+        interval = automatic_interval(path, config, origin) if tells else None
     interval = interval or origin.rollout_length or config["n_transit"]
     if interval < 2:
         raise InputError(f"{path}: its rollouts have {interval} step, regions need at least 2; set compress_interval")
-    if compressed and (problems := relation_problems(config | {"compress_interval": interval})):
+    problems = relation_problems(config | {"compress_interval": interval})
+    if config["use_compressed_context"] and problems:
         raise InputError(f"{path}: {problems[0]}")
     return Config(
         config
         | env.describe_spaces(config)
         | {
-            "use_compressed_context": compressed,
             "compress_interval": interval,
             "rollout_length": origin.rollout_length,
             "with_dones": "dones" in origin.fields,
@@ -79,6 +77,11 @@ def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] |
             ),
         }
     )
+
+
+def reads_interval(config: dict) -> bool:
+    """Whether the length of a region matters: with compressed context, or where training histories are put together."""
+    return config["use_compressed_context"] or config["histories"] != "every"
 
 
 def blanks_starts(config: dict) -> bool:

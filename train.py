@@ -54,7 +54,7 @@ from checkpoints import (
 from config.loading import Config, complete_config, differences, free_when_resuming, given_settings, load_config
 from config.schema import ALL_KEYS
 from dataset import ADDataset
-from effective import effective_config, settings_of_file
+from effective import effective_config, reads_interval, settings_of_file
 from evaluate import evaluate_tasks
 from files import InputError, WriteError, lock, make_folder, one_line, remove_temporaries, write_atomically
 from history.format import file_name, history_path
@@ -105,9 +105,7 @@ def read_config(args: argparse.Namespace, overrides: list[str]) -> Config:
     if "n_stream" not in told:  # a source's settings do not say how many streams of another program's file to use
         given.pop("n_stream", None)
     effective = effective_config(config, args.traj_dir, given)
-    if config["compress_interval"] == "auto" and (
-        effective["use_compressed_context"] or config["histories"] != "every"
-    ):
+    if config["compress_interval"] == "auto" and reads_interval(effective):
         print(f"compress_interval: auto is {effective['compress_interval']} steps")
     return effective
 

@@ -75,7 +75,7 @@ def plot_shares(curves: dict[str, dict[int, np.ndarray]], title: str) -> Figure:
         axes.errorbar(list(shares), means, np.maximum(0, [means - low, high - means]), markersize=4, **style)
     axes.set(xlabel="context (environment steps)", ylabel="share of the optimum", ylim=(0, 1.05), xlim=(0, None))
     axes.set_title(f"{title}\nbars: 95 % intervals over seeds and tasks")
-    figure.legend(loc="outside lower center", ncols=1)
+    legend_below(figure, columns=1)
     return figure
 
 
@@ -96,8 +96,7 @@ def plot_regret(panels: dict[str, dict[str, np.ndarray]], span: int) -> Figure:
             draw_band(of_panel, number, steps, *interval(so_far))
         of_panel.set(xlabel="step", title=title, xlim=(0, None))
     axes[0, 0].set(ylabel="regret so far", ylim=(0, None))  # of both: they share it
-    handles = dict(pair[::-1] for of_panel in axes[0] for pair in zip(*of_panel.get_legend_handles_labels()))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
+    legend_below(figure, columns=2)
     return figure
 
 
@@ -116,15 +115,18 @@ def plot_groups(panels: dict[str, dict[str, dict[str, np.ndarray]]], levels: dic
             width = 0.8 / len(bars)
             for place, (name, values) in enumerate(bars.items()):
                 number, mean, (low, high) = names.index(name), values.mean(), interval(values)
-                look = {"color": CURVES[number][0], "hatch": ["", "//", "..", "xx"][number % 4], "edgecolor": "white"}
+                look = {
+                    "color": CURVES[number % len(CURVES)][0],
+                    "hatch": ["", "//", "..", "xx"][number % 4],
+                    "edgecolor": "white",
+                }
                 x = at + (place - (len(bars) - 1) / 2) * width
                 of_panel.bar(x, mean, width, label=name, **look)
                 of_panel.errorbar(x, mean, np.maximum(0, [[mean - low], [high - mean]]), color="black", linewidth=1)
         if title in levels:
             of_panel.axhline(levels[title][1], color=GREY, linestyle="--", linewidth=1, label=levels[title][0])
         of_panel.set(title=title, xticks=range(len(groups)), xticklabels=list(groups))
-    handles = dict(pair[::-1] for of_panel in axes[0] for pair in zip(*of_panel.get_legend_handles_labels()))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    legend_below(figure, columns=4)
     return figure
 
 

@@ -64,9 +64,10 @@ def whole_ticks(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
 
 
-def legend_below(figure: Figure) -> None:
-    """One legend of all curves below the axes, where it lies over none of them."""
-    figure.legend(loc="outside lower center", ncols=3)
+def legend_below(figure: Figure, columns: int = 3) -> None:
+    """One legend of all curves below the axes, where it lies over none of them; each name once."""
+    handles = dict(pair[::-1] for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels()))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

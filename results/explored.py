@@ -20,7 +20,7 @@ from stored import (
     after_misses,
     after_stretches,
     share_missed,
-    source,
+    ucb_regret,
     with_interval,
     with_lapses,
 )
@@ -60,25 +60,25 @@ def explorers() -> str:
         for family, prefix in EXPLORED.items()
         if Scores(prefix).n_seeds
     ]
-    of_doors = {f"key-to-door-explorer{kind}": label for kind, label in CONTEXTS.items()}
-    of_doors["dark_key_to_door-compressed"] = "PPO's histories: two regions"
-    missed = [
+    return "\n".join([*parts, gains(), predicted_ends(), repeats(), misses(), lapses()])
+
+
+def misses() -> str:
+    """Who comes back to the door after episodes that missed it, and how many do."""
+    labels = {f"key-to-door-explorer{kind}": label for kind, label in CONTEXTS.items()}
+    labels["dark_key_to_door-compressed"] = "PPO's histories: two regions"
+    rows = [
         [label, *[f"{after_misses(scores, n):.2f}" for n in (0, 1, 3)], f"{share_missed(scores):.2%}"]
-        for name, label in of_doors.items()
+        for name, label in labels.items()
         if (scores := Scores(name)).n_seeds
     ]
-    after = [f"after {words}" for words in ("an opened one", "one miss", "three misses")]
-    after.append("episodes that miss it after an opened one")
-    return "\n".join(
-        [
-            *parts,
-            gains(),
-            predicted_ends(),
-            repeats(),
-            table(["Dark Key-to-Door: share of episodes that open the door", *after], missed),
-            lapses(),
-        ]
-    )
+    header = [
+        "after an opened one",
+        "after one miss",
+        "after three misses",
+        "episodes that miss it after an opened one",
+    ]
+    return table(["Dark Key-to-Door: share of episodes that open the door", *header], rows)
 
 
 def repeats() -> str:
@@ -208,7 +208,7 @@ def regrets(env: str, evaluations: dict[str, str]) -> str:
             pairs = [ours.beside(theirs) for ours, theirs in zip(found["memory"], found[kind])]
             gains = [with_interval(ours.at(1) - theirs.at(1)) for ours, theirs in pairs]
             rows.append([f"regret saved by memory over {BANDIT_CONTEXTS[kind]}", str(pairs[0][0].n_seeds), *gains])
-    if rows:  # UCB's regret does not depend on a delay
-        best = next(iter(found.values()))[0].optimal.mean()
-        rows.append(["UCB", "", *[f"{best - source(env)['returns'][-1]:.2f}"] * len(evaluations)])
+    if found:
+        of_ucb = ucb_regret(env, next(iter(found.values()))[0])
+        rows.append(["UCB", "", *[f"{of_ucb:.2f}"] * len(evaluations)])
     return table(["regret, held-out bandits", "seeds", *evaluations], rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from rows import CONTEXTS, WITH_CONTROLS
 from stored import (
     BANDITS,
     DELAYS,
@@ -19,6 +20,7 @@ from stored import (
     best_standard,
     regret_along_a_life,
     source,
+    ucb_regret,
     with_lapses,
     with_memory,
 )
@@ -93,7 +95,7 @@ def draw_regret() -> None:
 
 def draw_past() -> None:
     """What contexts still know after a time that showed nothing; what was run."""
-    labels = {"": "memory", "-two-regions": "two regions", "-window": "plain window of equal bytes"}
+    labels = {kind: CONTEXTS[kind] for kind in WITH_CONTROLS}
     doors, lives = (with_lapses(prefix, labels) for prefix in ("key-to-door-explorer", "endless-explorer"))
     waits = {
         delay: {
@@ -120,10 +122,11 @@ def draw_past() -> None:
         regret: {f"{delay} steps\nof waiting": of_delay for delay, of_delay in waits.items()},
     }
     panels = {title: groups for title, groups in panels.items() if all(groups.values())}
-    best = Scores("delayed-bandit-memory", "delay-50")
-    ucb = best.optimal.mean() - source("delayed_bandit")["returns"][-1] if best.n_seeds else np.nan
+    levels = {}
+    if (memory := Scores("delayed-bandit-memory", "delay-50")).n_seeds:
+        levels[regret] = "UCB, the source", ucb_regret("delayed_bandit", memory)
     if panels:
-        save_figure(plot_groups(panels, {regret: ("UCB, the source", ucb)}), ROOT / "docs" / "past.png")
+        save_figure(plot_groups(panels, levels), ROOT / "docs" / "past.png")
 
 
 def draw_goals(goals: Scores) -> None:

@@ -92,6 +92,11 @@ def regret_along_a_life(kind: str, env: str) -> np.ndarray | None:
     return ends.optimal[:, None] / 100 * pays.reshape(-1, PULLS).sum(axis=1) - gained
 
 
+def ucb_regret(env: str, scores: Scores) -> float:
+    """What UCB loses to the best arm over a life, on the tasks of `scores`; it does not depend on a delay."""
+    return scores.optimal.mean() - source(env)["returns"][-1]
+
+
 def with_interval(values: np.ndarray) -> str:
     """The mean of (seeds, goals) values with its 95 % interval."""
     low, high = interval(values)

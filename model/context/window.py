@@ -83,8 +83,8 @@ class Window(Context):
         """
         starts, lengths, streams = timeline.histories.draw(tasks, self.history_regions, rng)
         n_held = (lengths > 0).sum(axis=1)  # (B,) regions of the history
-        n_parts = min(-(-self.n_transit // self.interval), int(n_held.max()))
-        first = rng.integers(np.maximum(0, n_held - n_parts) + 1) * self.interval  # step of the history
+        n_shown = min(-(-self.n_transit // self.interval), int(n_held.max()))
+        first = rng.integers(np.maximum(0, n_held - n_shown) + 1) * self.interval  # step of the history
         if self.n_transit - self.n_kept < self.interval:  # else some steps of a region would never be targets
             total = n_held * self.interval
             first = np.clip(rng.integers(total) + 1, self.n_transit, np.maximum(self.n_transit, total)) - self.n_transit
