@@ -30,12 +30,14 @@ class Sampling:
     temperature: divides the action logits (scales a Gaussian's deviation); 0 takes the most probable action.
     exploring_temperature: takes its place where the context `seeks_reward`; None is no other temperature.
     exploring_patience: see RollingContext.seeks_reward.
+    restart_after: a context that has shown no reward in so many steps begins anew; None is never.
     boundaries: where regions end, one of `BOUNDARIES`.
     """
 
     temperature: float = 1.0
     exploring_temperature: float | None = None
     exploring_patience: float | None = None
+    restart_after: int | None = None
     boundaries: str | None = "fixed"
 
     @classmethod
@@ -158,6 +160,7 @@ class ContextActor:
         boundaries = BOUNDARIES[kind](model, n_envs, lengths.next)
         self.context = model.context.rolling(model, n_envs, boundaries)
         self.actions = torch.zeros(n_envs)
+        self.n_searched = torch.zeros(n_envs)  # steps since the context began; infinite once it has shown a reward
 
     @torch.no_grad()
     def act(self, observations: np.ndarray) -> np.ndarray:
@@ -172,7 +175,23 @@ class ContextActor:
         taken = {"actions": self.actions, "rewards": torch.from_numpy(rewards), "dones": torch.from_numpy(dones)}
         if self.model.config["reached_observations"]:
             taken["reached"] = self._reached(dones, infos)
-        return self.context.record(**taken)
+        region_ends = self.context.record(**taken)
+        self._give_up_search(taken["rewards"])
+        return region_ends
+
+    def _give_up_search(self, rewards: torch.Tensor) -> None:
+        """Forget what found nothing for too long: no source has searched that long, so the model never saw what to do then.
+
+        A search that may get stuck is best begun anew (Luby, Sinclair and Zuckerman, 1993).
+        """
+        if self.sampling.restart_after is None:
+            return
+        self.n_searched += 1
+        self.n_searched[rewards != 0] = torch.inf
+        given_up = (self.n_searched == self.sampling.restart_after).nonzero()[:, 0]
+        if len(given_up):
+            self.context.forget(given_up)
+            self.n_searched[given_up] = 0
 
     def _reached(self, dones: np.ndarray, infos: list[dict]) -> torch.Tensor:
         """(N, O) the observations that episodes ended on; 0 where none ended."""

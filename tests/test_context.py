@@ -11,6 +11,7 @@ from dataset import ADDataset
 from history.format import history_path
 from history.returns import episode_returns
 from model import AD
+from model.acting import Sampling
 from model.context.rolling import RollingContext
 
 N_ENVS = 6
@@ -195,6 +196,45 @@ def test_exploring_temperature_holds_until_the_context_shows_a_reward(settings):
         rewarded = rewards[first:t].any(axis=0)
         assert used[t].tolist() == np.where(rewarded, 0.0, 1000.0).tolist(), t
     assert set(torch.cat(used).tolist()) == {0.0, 1000.0}
+
+
+CONTEXTS = [["use_compressed_context=true"], ["use_compressed_context=false", "n_transit=20"],
+            ["context=memory", "memory_regions=3", "history_regions=6"]]  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("settings", CONTEXTS)
+@pytest.mark.parametrize("forgotten_at", [1, 7, 50])
+def test_what_was_forgotten_has_no_influence(settings, forgotten_at):
+    """Afterwards a context is like a new one, also within a region; the other environments go on as they would."""
+    model, steps = random_model(*settings), list(random_steps(90))
+    forgetting, unbroken, new = (model.context.rolling(model, N_ENVS) for _ in range(3))
+    envs = torch.tensor([1, 4])
+    others = torch.tensor([0, 2, 3, 5])
+    for t, (observations, *results) in enumerate(steps):
+        features, expected = forgetting.observe(observations), unbroken.observe(observations)
+        torch.testing.assert_close(features[others], expected[others], atol=1e-5, rtol=1e-5)
+        if t >= forgotten_at:
+            torch.testing.assert_close(features[envs], new.observe(observations)[envs], atol=1e-5, rtol=1e-5)
+            assert torch.equal(forgetting.seeks_reward(1.0)[envs], new.seeks_reward(1.0)[envs])
+            new.record(*results)
+        forgetting.record(*results)
+        unbroken.record(*results)
+        if t == forgotten_at - 1:
+            forgetting.forget(envs)
+
+
+@pytest.mark.parametrize("settings", CONTEXTS)
+def test_a_search_that_finds_nothing_begins_anew(settings, monkeypatch):
+    model = random_model(*settings, "restart_after=15")
+    actor, forgotten = model.actor(3, Sampling.of(model.config)), []
+    monkeypatch.setattr(actor.context, "forget", lambda envs: forgotten.append((t, envs.tolist())))
+    rewards = np.zeros((50, 3), dtype=np.float32)
+    rewards[14, 1], rewards[20, 2] = -1.0, 1.0  # at the last moment; after one new beginning
+    for t in range(50):
+        actor.act(np.zeros((3, 2), dtype=np.int64))
+        actor.record(rewards[t], np.full(3, t % 6 == 5), [{} for _ in range(3)])
+    assert forgotten == [(14, [0, 2]), (29, [0]), (44, [0])]
 
 
 @pytest.mark.parametrize("patience", [1.0, 2.5])

@@ -67,7 +67,6 @@ class MemoryContext:
         positions = torch.arange(self.T, device=self.device)
         with torch.no_grad():  # what of a step's token is the same at every step of one position
             self.places = model.embed_place(torch.full_like(positions, TokenType.TRANSITION), positions)
-        self.no_starts = torch.zeros(n_envs, 1, dtype=torch.bool, device=self.device)
 
     @property
     def n_steps(self) -> Tensor:
@@ -98,6 +97,15 @@ class MemoryContext:
         own.copy_(torch.where(paid, torch.maximum(own, self.waited), own))
         self.waited[paid | dones.bool().cpu()] = 0
         return self.ended.numpy().copy()
+
+    def forget(self, envs: Tensor) -> None:
+        """As in RollingContext."""
+        for env in envs.tolist():
+            self.levels[env] = []
+        for held in (self.previous_length, self.own_length, self.region_lengths, self.waited, self.longest_wait):
+            held[envs] = 0
+        self.ended[envs] = True
+        self._set_bias(envs)
 
     def seeks_reward(self, patience: float | None) -> Tensor:
         """As in RollingContext; summaries forget no reward."""
@@ -140,18 +148,18 @@ class MemoryContext:
 
     def _embed_step(self, observations: Tensor) -> Tensor:
         """(N, 1, D) the newest step's token."""
+        starts = self.n_steps == 1  # what led to a context's first step is not known
         if self.newest:
             before = {name: values[:, None] for name, values in self.newest.items()}
-            starts = self.no_starts
             if self.context.blank_starts:
                 first, ended = self.region_lengths[:, 1] == 1, self.newest["dones"].bool().cpu()
-                starts = (first & ~(ended & self.model.config["with_dones"]))[:, None].to(self.device)
+                starts = starts | (first & ~(ended & self.model.config["with_dones"]))
         else:
-            starts = torch.ones(self.N, 1, device=self.device).bool()
             entries = action_shape(self.model.config["action_space"])
             before = {name: torch.zeros(self.N, 1, device=self.device) for name in ("rewards", "dones")}
             before["actions"] = torch.zeros(self.N, 1, *entries, device=self.device)
             before["reached"] = torch.zeros_like(observations)[:, None]
+        starts = starts[:, None].to(self.device)
         x = self.model.embed_steps(observations[:, None], **before, starts=starts)
         return x + self.places[self.region_lengths[:, 1:].to(self.device)]
 

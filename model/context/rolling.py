@@ -81,6 +81,10 @@ class RollingContext:
         self.boundaries.record(rewards, dones)
         return self.ended.numpy().copy()
 
+    def forget(self, envs: Tensor) -> None:
+        """Drop all that some environments have shown, (N',): a new context begins with their next step."""
+        self.region_lengths[envs], self.ended[envs] = 0, True
+
     def seeks_reward(self, patience: float | None) -> Tensor:
         """(N,) whether each environment has to explore: nothing it remembers tells where the next reward is.
 
