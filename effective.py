@@ -57,8 +57,7 @@ def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] |
         config |= {"reached_observations": False}
     interval = config["compress_interval"]
     if interval == "auto":
-        tells = "compress_markers" in origin.fields and reads_interval(config)
-        interval = automatic_interval(path, config, origin) if tells else None
+        interval = automatic_interval(path, config, origin) if reads_interval(config) else None
     interval = interval or origin.rollout_length or config["n_transit"]
     if interval < 2:
         raise InputError(f"{path}: its rollouts have {interval} step, regions need at least 2; set compress_interval")
@@ -103,7 +102,7 @@ def automatic_interval(path: Path, config: dict, origin: Origin, history: Histor
     """
     distributions = soft_target_names(env.spaces(config)[1])
     reason = None
-    if missing := sorted({"dones", *distributions} - origin.fields):
+    if missing := sorted({"compress_markers", "dones", *distributions} - origin.fields):
         reason = f"has no {' and '.join(missing)}"
     else:
         history = history or read_for_pace(path, config, origin.rollout_length)
@@ -115,7 +114,8 @@ def automatic_interval(path: Path, config: dict, origin: Origin, history: Histor
             reason = f"shows no change of policy from one region to the next, with regions of {allowed} steps"
     if reason is None:
         return interval
-    warnings.warn(f"{path} {reason}: compress_interval auto is the length of its rollouts", stacklevel=3)
+    instead = "the length of its rollouts" if origin.rollout_length else "n_transit"
+    warnings.warn(f"{path} {reason}: compress_interval auto is {instead}", stacklevel=3)
     return None
 
 

@@ -70,6 +70,13 @@ def test_without_an_answer_a_region_is_a_rollout(tmp_path, changes, reason):
         assert effective_config(config, tmp_path)["compress_interval"] == 12
 
 
+def test_a_file_without_markers_is_not_said_to_answer(tmp_path):
+    config = tiny_config(*CONTEXT, "compress_interval=auto", "histories=causal", "history_regions=4")
+    write_policies(tmp_path, config, changing_every(6), compress_markers=None)
+    with pytest.warns(UserWarning, match="has no compress_markers: compress_interval auto is n_transit"):
+        assert effective_config(config, tmp_path)["compress_interval"] == config["n_transit"]
+
+
 def test_what_is_trained_holds_the_number(tiny_histories, tmp_path, capsys):
     common = [
         "--traj-dir",
