@@ -143,6 +143,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "n_summary": Key(int, TRAINING, 4, low=1, only=MEMORY),
         "memory_regions": Key(int, TRAINING, 8, low=0, only=MEMORY),
         "varied_room": Key(float, TRAINING, 1.0, low=0, high=1, only=MEMORY),
+        "recall_loss_weight": Key(float, TRAINING, 0.0, low=0, only=MEMORY),
         "history_regions": Key(int, TRAINING, 12, low=2),
         "region_ends": Key(str, TRAINING, "fixed", choices=("fixed", "news"), only=MARKED),
         "shortest_region": Key(int, TRAINING, 1, low=1, only=MARKED),

@@ -125,7 +125,8 @@ class AD(Model):
 
         Returns:
             Scalars `loss_action`, `acc_action` and `loss_total`; in compressed mode also
-            `loss_token_type`, `acc_token_type` and `recall_compress_end` (NaN if no region ends here).
+            `loss_token_type`, `acc_token_type` and `recall_compress_end` (NaN if no region ends here), and the
+            context strategy's `auxiliary_losses`.
         """
         x, layout = self.embed_window(batch)
         features = self.context.read(self.transformer, x, layout)
@@ -133,8 +134,10 @@ class AD(Model):
         if not self.context.marks_regions:
             return result | {"loss_total": result["loss_action"]}
         result |= self._token_type_losses(features, layout, batch)
-        weighted = self.config["token_type_loss_weight"] * result["loss_token_type"]
-        return result | {"loss_total": result["loss_action"] + weighted}
+        auxiliary = {"loss_token_type": result["loss_token_type"]}
+        auxiliary |= self.context.auxiliary_losses(batch, layout, self.observation_embedding)
+        weighted = [self.config[f"{name.removeprefix('loss_')}_loss_weight"] * loss for name, loss in auxiliary.items()]
+        return result | auxiliary | {"loss_total": result["loss_action"] + sum(weighted)}
 
     def _action_losses(self, features: Tensor, layout: Layout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         is_target = layout.valid & (layout.types == TokenType.TRANSITION)

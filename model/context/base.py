@@ -163,6 +163,14 @@ class Context(nn.Module):
         """(B, T, D) embedded windows to features; the trunk's own attention is causal."""
         return trunk(x)
 
+    def auxiliary_losses(self, batch: dict[str, Tensor], layout: Layout, embed: nn.Module) -> dict[str, Tensor]:
+        """Scalar losses `loss_NAME` beyond the model's own, each with a weight `NAME_loss_weight` in the config.
+
+        Args:
+            layout: of this batch, as `read` has had it. embed: the model's embedding of observations.
+        """
+        return {}
+
     # Acting ---------------------------------------------------------------------------------------
 
     def rolling(self, model: nn.Module, n_envs: int, boundaries: Boundaries | None = None) -> RollingContext:

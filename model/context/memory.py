@@ -18,7 +18,7 @@ region, S nodes (summaries and merged ones), M nodes that a region sees at most,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from model.context.base import Context, Timeline, Windows, interval_problems, pack
 from model.context.boundaries import Boundaries
 from model.context.memory_acting import MERGING, N_AGES, PREVIOUS, MemoryContext, pair_to_merge
+from model.context.recall import Recall, answers, ask
 from model.tokens import IGNORE, Layout, TokenType
 from model.transformer import attend_with_bias
 
@@ -118,10 +119,12 @@ class MemoryLayout(Layout):
     """A layout with `room` for so many summaries of older regions.
 
     held: (B, R, T) False for padding in regions that are not full; None where all are.
+    values: those of all nodes, (B, H, S, K, width) per layer, once the layout has been read.
     """
 
     room: int
     held: Tensor | None
+    values: list[Tensor] = field(default_factory=list, kw_only=True)
 
 
 class Memory(Context):
@@ -136,6 +139,8 @@ class Memory(Context):
         self.n_regions, self.region_capacity = config["history_regions"], config["compress_interval"]
         self.n_positions = self.region_capacity + 2 + self.n_summary
         self.varied_room, self.blank_starts = config["varied_room"], config["blank_starts"]
+        n_values = config["n_layer"] * config["n_summary"] * config["n_embd"]
+        self.recall = Recall(n_values, config["n_embd"]) if config["recall_loss_weight"] else None
         self.age_bias = nn.Parameter(torch.zeros(config["n_layer"], config["n_head"], N_AGES + len(MERGING)))
 
     @classmethod
@@ -250,12 +255,22 @@ class Memory(Context):
             if padding is not None:
                 bias = bias + padding
             of_nodes = nodes(layer, q, k, v)
+            layout.values.append(of_nodes[1])
             keys, values = (seen_by_regions(z, summaries) for z, summaries in zip((k, v), of_nodes))
             out = attend_with_bias(regions(q).flatten(1, 2), keys, values, bias.flatten(1, 2))[1]
             out = out.unflatten(1, (-1, R)).flatten(2, 3)  # (B, H, R T, width)
             return torch.cat([out, of_nodes[1][:, :, R:].flatten(2, 3)], dim=2)
 
         return trunk(x, attend)
+
+    def auxiliary_losses(self, batch: dict[str, Tensor], layout: MemoryLayout, embed: nn.Module) -> dict[str, Tensor]:
+        """`loss_recall`: see model/context/recall.py."""
+        if self.recall is None:
+            return {}
+        asked = ask(batch, self.training)
+        occurs, exists = answers(batch, asked, make_plan(self.n_regions, layout.room).regions())
+        questions = embed(asked).detach()  # how observations are embedded is for acting alone to say
+        return {"loss_recall": self.recall(layout.values, questions, occurs, exists)}
 
     def merge(self, layer: int, q: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """The keys and values of merged nodes, (..., H, nodes, K, width) each.
