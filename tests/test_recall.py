@@ -7,8 +7,8 @@ from conftest import write_file
 from test_context import random_model
 from test_memory import MEMORY
 
-from files import InputError
 from dataset import ADDataset
+from files import InputError
 from history.format import history_path
 from model.context.memory import make_plan
 from model.context.recall import N_QUESTIONS, answers, ask
