@@ -51,10 +51,11 @@ def explorers() -> str:
         "explorer-adaptive random-45": "the same, random ends after 45 steps in the mean",
         "explorer-adaptive fixed": "the same, regions of 80 steps",
     }  # fmt: skip
+    further = {"explorer": more, "large-explorer": {"large-explorer searching-on": "the same, no search begins anew"}}
     parts = [
         compare(
             family,
-            {f"{prefix}{kind}": label for kind, label in CONTEXTS.items()} | (more if prefix == "explorer" else {}),
+            {f"{prefix}{kind}": label for kind, label in CONTEXTS.items()} | further.get(prefix, {}),
             {"explorer-split": "memory", "quick-split": "two regions, 500 updates"} if prefix == "explorer" else None,
         )
         for family, prefix in EXPLORED.items()

@@ -42,6 +42,7 @@ BOUNDARIES = {
     "random": ("--boundaries", "random", "--set", "mean_region=77.0"),  # as long as those that end at news
     "random-45": ("--boundaries", "random", "--set", "mean_region=45.0"),
 }
+SEARCHING_ON = ("--set", "restart_after=null")
 LONG = ("--episodes", "500", "--repeats", "4")
 ONE_LIFE = {"default": ("--episodes", "1", "--set", f"horizon={LIFE}", "--span", f"{SPAN}")}
 ALONG_A_LIFE = {"pulls": ("--episodes", "1", "--span", f"{PULLS}")}  # of a bandit
@@ -234,8 +235,13 @@ SETTINGS = [
     explorer("hard-explorer", family="darkroom_hard", seeds=(0, 1, 2), controls=CLEARED | OTHER_TASK),
     *explorer_controls("darkroom_hard", "hard-explorer", interval=40, n_slots=136, batch_size=8832),
     explorer("hard-explorer-unreached", "reached_observations=false", family="darkroom_hard"),
-    explorer("large-explorer", family="darkroom_large", seeds=(0, 1, 2)),
-    explorer("permuted-explorer", family="darkroom_permuted", seeds=(0, 1, 2)),
+    explorer(
+        "large-explorer",
+        family="darkroom_large",
+        seeds=(0, 1, 2),
+        evaluations={"default": (), "searching-on": SEARCHING_ON},
+    ),
+    explorer("permuted-explorer", family="darkroom_permuted"),
     bandit("memory", seeds=(0, 1, 2), curve=True),
     bandit("memory-1-tokens", "n_summary=1", controls=CLEARED | OTHER_TASK),
     *(bandit(f"memory-{n}-tokens", f"n_summary={n}") for n in (4, 8)),
