@@ -75,8 +75,12 @@ class ADDataset(Dataset):
 
     def _check_kind(self, path: Path) -> None:
         """Raise InputError where some tasks lack what the effective config promises of all."""
-        promised = {"dones": self.config["with_dones"], "compress_markers": self.context.marks_regions}
-        found = {"dones": "dones" in self.arrays, "compress_markers": self.history.has_markers}
+        promised = {
+            "dones": self.config["with_dones"],
+            "next_states": self.config["reached_observations"],
+            "compress_markers": self.context.marks_regions,
+        }
+        found = {name: name in self.arrays for name in promised} | {"compress_markers": self.history.has_markers}
         missing = [name for name, is_promised in promised.items() if is_promised and not found[name]]
         if missing:
             raise InputError(f"{path}: {' and '.join(missing)}: in some of its groups only; collect it again")
@@ -115,7 +119,7 @@ class ADDataset(Dataset):
             return stride, mix_streams
         longest = max(1, (max(map(len, regions)) - 1) // max(1, self.context.n_regions - 1))
         if stride > longest:
-            if longest < (n_joined := self._rollouts_per_region()):
+            if self.context.n_regions > 1 and longest < (n_joined := self._rollouts_per_region()):
                 raise InputError(
                     f"{self.history.path}: its tasks have too few rollouts for windows of {self.context.n_regions} regions of "
                     f"{n_joined} each; lower compress_interval or context_regions, or collect more"

@@ -99,6 +99,7 @@ def read_config(args: argparse.Namespace, overrides: list[str]) -> Config:
     """
     paths, checks = config_paths(args), (env.config_problems, algorithm.source_problems, model_problems)
     config = load_config(paths, overrides, checks, lambda config: settings_of_file(config, args.traj_dir))
+    env.check_horizon(config, overrides)
     source = {section: path for section, path in paths.items() if section != "model"}
     given = given_settings(source, overrides, named=set(given_paths(args)))
     told = {*settings_of_file(config, args.traj_dir), *(override.partition("=")[0] for override in overrides)}

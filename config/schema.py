@@ -182,7 +182,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "temperature": Key(float, EVALUATION, 0.6, low=0),
         "exploring_temperature": Key(float, EVALUATION, None, low=0, nullable=True),
         "exploring_patience": Key(float, EVALUATION, None, above=0, nullable=True),
-        "restart_after": Key(int, EVALUATION, None, low=1, nullable=True),
+        "restart_after": Key(int, EVALUATION, None, low=1, high=10**12, nullable=True),
         "boundaries": Key(str, EVALUATION, "fixed", choices=("fixed", "predicted", "news", "random"), only=MARKED),
         "mean_region": Key(float, EVALUATION, None, low=1, nullable=True, only=("boundaries", "random")),
     },

@@ -40,7 +40,7 @@ class Origin:
         rollout_length: steps per stream in a rollout: the recorded `n_steps`, else the most common distance
             between region starts of the first task; None without markers.
         fields: the datasets of the first task.
-        n_streams: of the first task; None where it has no states.
+        n_streams: of the first task, or where `n_stream` is not recorded the fewest of any; None where it has no states.
         format_version: 1 for older files, which have none.
     """
 
@@ -74,15 +74,23 @@ def origin_of(file: h5py.File, path: Path, config: dict | None = None) -> Origin
         told = dict(file.attrs)
         first = task_group(file, path, first_task(file), config)
         fields = frozenset(first) if isinstance(first, h5py.Group) else frozenset()
-        shape = getattr(first["states"], "shape", ()) if "states" in fields else ()
+        n_streams = count_streams(first)
+        if n_streams and "n_stream" not in recorded:
+            of_tasks = [count_streams(task_group(file, path, task, config)) for task in task_numbers(file)]
+            n_streams = min(n for n in of_tasks if n)
         length = recorded.get("n_steps")
         if not isinstance(length, int) or length < 2:
             markers = np.asarray(first["compress_markers"][()]) if "compress_markers" in fields else np.zeros(())
             length = rollout_length(of_first_stream(markers)) if markers.ndim in (1, 2) else None
     texts = {name: str(told.get(name, "")) for name in ("created_utc", "git_commit", "versions")}
     version = int(told.get("format_version", FORMAT_VERSION))
-    n_streams = shape[1] if len(shape) > 1 else None
     return Origin(recorded, **texts, rollout_length=length, fields=fields, n_streams=n_streams, format_version=version)
+
+
+def count_streams(group: h5py.Group) -> int | None:
+    """The streams that a task's `states` hold; None where these are missing, or no array of streams."""
+    shape = getattr(group.get("states"), "shape", ()) if isinstance(group, h5py.Group) else ()
+    return shape[1] if len(shape) > 1 else None
 
 
 def recorded_config(file: h5py.File, path: Path, config: dict | None = None) -> dict:

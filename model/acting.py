@@ -160,7 +160,9 @@ class ContextActor:
         boundaries = BOUNDARIES[kind](model, n_envs, lengths.next)
         self.context = model.context.rolling(model, n_envs, boundaries)
         self.actions = torch.zeros(n_envs)
-        self.n_searched = torch.zeros(n_envs)  # steps since the context began; infinite once it has shown a reward
+        self.n_searched = torch.zeros(
+            n_envs, dtype=torch.double
+        )  # steps since the context began; infinite once it has shown a reward
 
     @torch.no_grad()
     def act(self, observations: np.ndarray) -> np.ndarray:

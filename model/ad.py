@@ -134,10 +134,10 @@ class AD(Model):
         if not self.context.marks_regions:
             return result | {"loss_total": result["loss_action"]}
         result |= self._token_type_losses(features, layout, batch)
-        auxiliary = {"loss_token_type": result["loss_token_type"]}
-        auxiliary |= self.context.auxiliary_losses(batch, layout, self.observation_embedding)
-        weighted = [self.config[f"{name.removeprefix('loss_')}_loss_weight"] * loss for name, loss in auxiliary.items()]
-        return result | auxiliary | {"loss_total": result["loss_action"] + sum(weighted)}
+        total = result["loss_action"] + self.config["token_type_loss_weight"] * result["loss_token_type"]
+        for name, (loss, weight) in self.context.auxiliary_losses(batch, layout, self.observation_embedding).items():
+            result[name], total = loss, total + weight * loss
+        return result | {"loss_total": total}
 
     def _action_losses(self, features: Tensor, layout: Layout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         is_target = layout.valid & (layout.types == TokenType.TRANSITION)

@@ -141,6 +141,8 @@ def check(args: argparse.Namespace, config: dict, n_held_out: int) -> None:
         f"--memory other-task: boundaries are {config['boundaries']}, expected fixed: all regions have to end together": (
             args.memory == "other-task" and config["boundaries"] != "fixed"
         ),
+        f"--memory other-task: restart_after is {config['restart_after']}, expected null, as with --set restart_after=null: "
+        "all regions have to end together": args.memory == "other-task" and config["restart_after"] is not None,
     }  # fmt: skip
     if wrong := [problem for problem, is_so in problems.items() if is_so]:
         raise InputError("; ".join(wrong))

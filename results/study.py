@@ -251,6 +251,21 @@ SETTINGS = [
     plain_bandit("two-regions", "context=regions", "n_summary=4", "n_transit=20", "train_batch_size=200"),
     plain_bandit("window", "train_batch_size=122", is_standard=True),
     explorer("key-to-door-explorer", family="dark_key_to_door", seeds=(0, 1, 2), controls=CLEARED | LAPSED),
+    explorer(
+        "key-to-door-explorer-recall",
+        "recall_loss_weight=0.3",
+        "train_timesteps=2000",
+        family="dark_key_to_door",
+        seeds=(0, 1, 2),
+        controls=LAPSED,
+    ),
+    explorer(
+        "key-to-door-explorer-short",
+        "train_timesteps=2000",
+        family="dark_key_to_door",
+        seeds=(0, 1, 2),
+        controls=LAPSED,
+    ),
     *explorer_controls(
         "dark_key_to_door",
         "key-to-door-explorer",

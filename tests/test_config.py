@@ -204,6 +204,8 @@ def test_all_problems_are_listed_at_once(tmp_path):
             "batch_size: A2C does not read it, only PPO and Conditioned do; leave it out(.|\\n)*n_epochs: A2C.*\\n.*clip_range: A2C",
         ),
         (["lr=.nan"], "lr: nan: expected a finite number"),
+        (["boundaries=random", "mean_region=2", "shortest_region=5"], "mean_region 2.0 is below shortest_region 5"),
+        (["restart_after=99999999999999999999"], "restart_after: 99999999999999999999"),
         (["exploring_patience=1.0"], "exploring_patience 1.0 says when exploring_temperature applies, which is null"),
     ],
 )

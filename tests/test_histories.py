@@ -12,6 +12,7 @@ import tune
 from dataset import ADDataset
 from effective import effective_config
 from evaluate import count_trained, evaluate_random
+from files import InputError
 from history.format import history_path
 from history.paths import Histories
 
@@ -92,6 +93,40 @@ def test_what_of_a_memory_is_not_trained_is_told(tmp_path, settings, words):
 def test_windows_longer_than_the_streams_are_told(tmp_path):
     settings = ["use_compressed_context=false", "histories=whole", "mix_streams=false", "n_transit=200"]
     assert "training windows have 120 steps at most" in told(tmp_path, *settings, "history_regions=50")
+
+
+@pytest.mark.parametrize(
+    "settings, n_steps, words",
+    [
+        (["region_stride=9"], 120, ""),
+        (["context_regions=4", "n_transit=48"], 24, "have 2 regions at most: acting shows 4"),
+        ([], 12, "have 1 regions at most: acting shows 2"),
+        (["context_regions=1", "n_transit=72", "compress_interval=72", "region_stride=6"], 120, ""),
+    ],
+)
+def test_more_regions_than_any_window_has_are_told(tmp_path, settings, n_steps, words):
+    assert words in told(tmp_path, "use_compressed_context=true", *settings, n_steps=n_steps)
+
+
+def test_a_field_that_some_tasks_lack_is_told_before_training(tmp_path):
+    config = tiny_config("reached_observations=true")
+    path = write_file(history_path(config, tmp_path), config, 36, 4)
+    with h5py.File(path, "a") as file:
+        del file["2/next_states"]
+    with pytest.raises(InputError, match="next_states: in some of its groups only"):
+        ADDataset(effective_config(config, tmp_path), tmp_path, "train")
+
+
+@pytest.mark.parametrize("fewer", [0, 5])
+def test_a_file_of_another_program_may_have_tasks_of_fewer_streams(tmp_path, fewer):
+    config = tiny_config("n_stream=9")
+    path = write_file(history_path(config, tmp_path), config, 36, 4)
+    with h5py.File(path, "a") as file:
+        for name in set(file[str(fewer)]) - {"compress_markers"}:
+            values = file[str(fewer)][name][:, :3]
+            del file[str(fewer)][name]
+            file[str(fewer)][name] = values
+    assert effective_config(config, tmp_path, {})["n_stream"] == 3
 
 
 def test_windows_of_one_stream_share_no_region(tmp_path):

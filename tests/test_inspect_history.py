@@ -119,6 +119,13 @@ def test_older_files_are_sound_with_notes(tmp_path, capsys):
     assert "standard AD only" in capsys.readouterr().out
 
 
+def test_an_optimum_that_some_tasks_do_not_know_is_no_fault(tmp_path, capsys):
+    path = write_file(tmp_path / "some.hdf5", tiny_config(), 36, 2, next_states=None)
+    with h5py.File(path, "r+") as file:
+        file["3"].attrs["optimal_return"] = 2.0
+    assert inspect_history.main([str(path)]) == 0, capsys.readouterr().out
+
+
 def test_an_unfinished_last_region_is_a_note(tmp_path, capsys):
     markers = np.zeros(20, dtype=np.int8)
     markers[[0, 12]], markers[11] = 1, 2

@@ -302,6 +302,8 @@ def test_a_horizon_that_nothing_reads_is_told(tmp_path):
     for name in ("frozen_lake", "bandit"):
         with pytest.raises(InputError, match="--set horizon: .* ends its episodes itself, so nothing reads it"):
             collect.main([name, "--traj-dir", str(tmp_path), *set_flags("horizon=15", "n_tasks=4")])
+        with pytest.raises(InputError, match="--set horizon: "):
+            train.main([name, "--traj-dir", str(tmp_path), *set_flags("horizon=15")])
     assert not list(tmp_path.iterdir())
 
 

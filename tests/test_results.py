@@ -204,6 +204,7 @@ def test_a_control_that_would_control_nothing_is_refused():
     controls.check(argparse.Namespace(ckpt="C", memory="other-task", lapses=None, span=None, episodes=3), memory, 2)
     assert "two held-out tasks" in wrong(memory, 1, memory="other-task")
     assert "expected fixed" in wrong(memory | {"boundaries": "predicted"}, memory="other-task")
+    assert "restart_after is 20, expected null" in wrong(memory | {"restart_after": 20}, memory="other-task")
     assert "expected at most 3" in wrong(memory, lapses=[2, 4])
     assert "expected at most 4" in wrong(memory, lapses=[5], span=4)
     assert "--span 19: expected at most 18" in wrong(memory, memory="cleared", span=19)

@@ -163,8 +163,10 @@ class Context(nn.Module):
         """(B, T, D) embedded windows to features; the trunk's own attention is causal."""
         return trunk(x)
 
-    def auxiliary_losses(self, batch: dict[str, Tensor], layout: Layout, embed: nn.Module) -> dict[str, Tensor]:
-        """Scalar losses `loss_NAME` beyond the model's own, each with a weight `NAME_loss_weight` in the config.
+    def auxiliary_losses(
+        self, batch: dict[str, Tensor], layout: Layout, embed: nn.Module
+    ) -> dict[str, tuple[Tensor, float]]:
+        """Scalar losses beyond the model's own, `loss_...`, each with its weight.
 
         Args:
             layout: of this batch, as `read` has had it. embed: the model's embedding of observations.

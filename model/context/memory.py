@@ -140,7 +140,8 @@ class Memory(Context):
         self.n_positions = self.region_capacity + 2 + self.n_summary
         self.varied_room, self.blank_starts = config["varied_room"], config["blank_starts"]
         n_values = config["n_layer"] * config["n_summary"] * config["n_embd"]
-        self.recall = Recall(n_values, config["n_embd"]) if config["recall_loss_weight"] else None
+        self.recall_loss_weight = config["recall_loss_weight"]
+        self.recall = Recall(n_values, config["n_embd"]) if self.recall_loss_weight else None
         self.age_bias = nn.Parameter(torch.zeros(config["n_layer"], config["n_head"], N_AGES + len(MERGING)))
 
     @classmethod
@@ -263,14 +264,16 @@ class Memory(Context):
 
         return trunk(x, attend)
 
-    def auxiliary_losses(self, batch: dict[str, Tensor], layout: MemoryLayout, embed: nn.Module) -> dict[str, Tensor]:
+    def auxiliary_losses(
+        self, batch: dict[str, Tensor], layout: MemoryLayout, embed: nn.Module
+    ) -> dict[str, tuple[Tensor, float]]:
         """`loss_recall`: see model/context/recall.py."""
         if self.recall is None:
             return {}
         asked = ask(batch, self.training)
         occurs, exists = answers(batch, asked, make_plan(self.n_regions, layout.room).regions())
         questions = embed(asked).detach()  # how observations are embedded is for acting alone to say
-        return {"loss_recall": self.recall(layout.values, questions, occurs, exists)}
+        return {"loss_recall": (self.recall(layout.values, questions, occurs, exists), self.recall_loss_weight)}
 
     def merge(self, layer: int, q: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """The keys and values of merged nodes, (..., H, nodes, K, width) each.

@@ -74,6 +74,18 @@ class Regions(Context):
             )
         return problems
 
+    def untrained(self, timeline: Timeline) -> str | None:
+        if timeline.histories:
+            most = timeline.histories.most_regions(self.history_regions)
+        else:
+            most = (int(timeline.n_regions.max()) - 1) // timeline.stride + 1
+        if most >= self.n_regions:
+            return None
+        return (
+            f"training windows have {most} regions at most: acting shows {self.n_regions}, which is not learned; lower "
+            "context_regions, or region_stride"
+        )
+
     def n_places(self, timeline: Timeline) -> np.ndarray:
         """One per current region; rollouts 1 to `stride` - 1 appear before a current region only."""
         if self.n_regions == 1:
