@@ -325,11 +325,9 @@ def relation_problems(config: dict) -> list[str]:
     for name in ("shortest_region", *(["mean_region"] if config.get("boundaries") == "random" else [])):
         if isinstance(interval, int) and (config.get(name) or 0) > interval:
             problems.append(f"{name} {config[name]} is longer than a region may be: compress_interval is {interval}")
-    if (
-        config.get("boundaries") == "random"
-        and (config["mean_region"] or config["shortest_region"]) < config["shortest_region"]
-    ):
-        problems.append(f"mean_region {config['mean_region']} is below shortest_region {config['shortest_region']}")
+    shortest, mean = config.get("shortest_region"), config.get("mean_region")
+    if config.get("boundaries") == "random" and mean is not None and mean < shortest:
+        problems.append(f"mean_region {mean} is below shortest_region {shortest}")
     if config.get("region_ends") == "news" and config["histories"] != "whole":
         problems.append(
             f"region_ends: news cuts a stream's own life, histories: {config['histories']} joins pieces of several; "

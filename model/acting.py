@@ -160,9 +160,8 @@ class ContextActor:
         boundaries = BOUNDARIES[kind](model, n_envs, lengths.next)
         self.context = model.context.rolling(model, n_envs, boundaries)
         self.actions = torch.zeros(n_envs)
-        self.n_searched = torch.zeros(
-            n_envs, dtype=torch.double
-        )  # steps since the context began; infinite once it has shown a reward
+        # Steps since the context began; infinite once it has shown a reward
+        self.n_searched = torch.zeros(n_envs, dtype=torch.double)
 
     @torch.no_grad()
     def act(self, observations: np.ndarray) -> np.ndarray:
@@ -184,7 +183,8 @@ class ContextActor:
     def _give_up_search(self, rewards: torch.Tensor) -> None:
         """Forget what found nothing for too long: no source has searched that long, so the model never saw what to do then.
 
-        A search that may get stuck is best begun anew (Luby, Sinclair and Zuckerman, 1993).
+        A search that may get stuck is best begun anew (Luby, Sinclair and Zuckerman, 1993: Optimal speedup of Las Vegas
+        algorithms).
         """
         if self.sampling.restart_after is None:
             return
