@@ -25,6 +25,8 @@ CONTEXTS = {  # end of a setting's name: its label
     "-0": "memory without summaries: carried keys alone", "-cleared": "memory, cleared at every region's end",
     "-other-task": "memory, that of another task",
     "-unreached": "memory, tokens without the observation that an episode ended on",
+    "-short": "memory, half the updates",
+    "-recall": "memory, half the updates, summaries asked what their regions showed",
 }  # fmt: skip
 WITH_CONTROLS = ("", "-two-regions", "-window")  # memory, and what it is compared with
 

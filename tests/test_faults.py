@@ -251,7 +251,7 @@ def test_a_folder_that_cannot_be_written_ends_every_rank_of_a_collection(tmp_pat
 MODES = {
     "ad_dr_compressed": [],
     "ad_dr": [],
-    "ad_dr_memory": ["compress_interval=6", "history_regions=5", "memory_regions=2"],
+    "ad_dr_memory": ["compress_interval=6", "history_regions=5", "memory_regions=2", "recall_loss_weight=0.5"],
 }
 
 

@@ -364,6 +364,7 @@ def test_results_that_cannot_be_written_are_told_before_the_work(tiny_histories,
 
 def test_memory_goes_through_all_scripts_and_resumes(tiny_histories, tmp_path):
     settings = ["compress_interval=6", "history_regions=5", "memory_regions=2", "n_summary=2", "train_batch_size=8"]
+    settings += ["recall_loss_weight=0.5", "restart_after=9"]
     straight, halves = (train_in(tmp_path / name, tiny_histories, *settings, config=MEMORY) for name in ("one", "two"))
     halves[-1].unlink()  # as if killed after update 10
     resumed = train_in(tmp_path / "two", tiny_histories, *settings, config=MEMORY)[-1]
