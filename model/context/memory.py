@@ -119,7 +119,7 @@ class MemoryLayout(Layout):
     """A layout with `room` for so many summaries of older regions.
 
     held: (B, R, T) False for padding in regions that are not full; None where all are.
-    values: those of all nodes, (B, H, S, K, width) per layer, once the layout has been read.
+    values: those of all nodes, (B, H, S, K, width) per layer, once the layout has been read; kept where summaries are asked.
     """
 
     room: int
@@ -256,7 +256,8 @@ class Memory(Context):
             if padding is not None:
                 bias = bias + padding
             of_nodes = nodes(layer, q, k, v)
-            layout.values.append(of_nodes[1])
+            if self.recall is not None:
+                layout.values.append(of_nodes[1])
             keys, values = (seen_by_regions(z, summaries) for z, summaries in zip((k, v), of_nodes))
             out = attend_with_bias(regions(q).flatten(1, 2), keys, values, bias.flatten(1, 2))[1]
             out = out.unflatten(1, (-1, R)).flatten(2, 3)  # (B, H, R T, width)
