@@ -31,8 +31,8 @@ MOST_PROBE_STEPS = 2_000  # of all tasks; but at least one of each
 
 
 def stepped_problems(config: dict) -> list[str]:
-    """`config_problems`, and where there are none what shows when the tasks are stepped."""
-    return config_problems(config) or probe_tasks(config)
+    """`config_problems`, and where there are none what nothing reads, and what shows when the tasks are stepped."""
+    return config_problems(config) or _unread_problems(config) or probe_tasks(config)
 
 
 def config_problems(config: dict) -> list[str]:
@@ -44,6 +44,17 @@ def config_problems(config: dict) -> list[str]:
         return []
     of_keys = [*_argument_problems(config), *_wrapper_problems(config), *_task_problems(config)]
     return _name_problems(config["env"]) or of_keys or _made_problems(config)
+
+
+def _unread_problems(config: dict) -> list[str]:
+    """A `grid_size` that the environment would not get."""
+    size = config["grid_size"]
+    if "grid_size" in keys_read(config) or size == KEYS["env"]["grid_size"].default:
+        return []
+    return [
+        f"grid_size: {size}: {config['env']} does not read it, only the grids that come with this code do; leave it out, "
+        "and give the environment's own settings in env_kwargs"
+    ]
 
 
 def _tasks_to_make(config: dict) -> list[tuple[str, dict]]:

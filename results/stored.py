@@ -18,6 +18,7 @@ WINDOW_LABELS = {"80": "80 steps", "160": "160 steps", "320": "320 steps", "full
 SHOWN_WINDOWS = ("160", "full")  # in the first table and figure
 BANDITS = {"bandit": 0, "delayed_bandit": 50}  # env: steps of waiting in its config
 DELAYS = (0, 50, 100, 200)  # steps of waiting, on bandits
+N_PULLS = 100  # pulls that pay of a bandit's life; half of them lie before the waiting, half after it
 PULLS = 10  # steps of a bandit's life to one point of a regret curve
 LAPSES = (20, 40, 60, 80)  # the first of one or four episodes, or stretches, of random actions
 STRETCH = 50  # steps
@@ -87,9 +88,9 @@ def regret_along_a_life(kind: str, env: str) -> np.ndarray | None:
         gained = scores.returns.mean(axis=2) if scores.n_seeds else None
     if gained is None or not ends.n_seeds:
         return None
-    pays = np.ones(100 + delay)
-    pays[50 : 50 + delay] = 0
-    return ends.optimal[:, None] / 100 * pays.reshape(-1, PULLS).sum(axis=1) - gained
+    pays = np.ones(N_PULLS + delay)
+    pays[N_PULLS // 2 : N_PULLS // 2 + delay] = 0
+    return ends.optimal[:, None] / N_PULLS * pays.reshape(-1, PULLS).sum(axis=1) - gained
 
 
 def ucb_regret(env: str, scores: Scores) -> float:

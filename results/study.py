@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np
-from stored import BANDITS, CONTROL, DELAYS, FAMILIES, LAPSES, LIFE, PULLS, SCORES, SPAN, STRETCH
+from stored import BANDITS, CONTROL, DELAYS, FAMILIES, LAPSES, LIFE, N_PULLS, PULLS, SCORES, SPAN, STRETCH
 
 from checkpoints import EVALUATION_KEYS, checkpoint_paths, load_checkpoint, save_checkpoint
 from config.loading import load_config
@@ -161,7 +161,7 @@ def bandit(
     curve: whether its regret is shown along a life too.
     """
     evaluations = {
-        f"delay-{delay}": ("--episodes", "1", "--set", f"env_kwargs={{n_pulls: 100, delay: {delay}, noise: 0.3}}")
+        f"delay-{delay}": ("--episodes", "1", "--set", f"env_kwargs={{n_pulls: {N_PULLS}, delay: {delay}, noise: 0.3}}")
         for delay in DELAYS
     }
     evaluations |= ALONG_A_LIFE if curve else {}

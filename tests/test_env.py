@@ -643,6 +643,14 @@ def test_only_what_an_env_reads_decides_its_tasks(config):
     assert env.max_episode_steps(config | {"env": "Steps-v0", "horizon": 144}) == 64
 
 
+def test_a_grid_size_that_nothing_reads_is_told(config):
+    """`env: Darkroom-v0` with `grid_size: 13` collected on a 9x9 grid without a word."""
+    (problem,) = env.stepped_problems(config | {"env": "DarkroomLarge-v0", "grid_size": 13})
+    assert "grid_size: 13: DarkroomLarge-v0 does not read it" in problem and "env_kwargs" in problem
+    assert env.stepped_problems(config | {"grid_size": 13}) == []
+    assert env.stepped_problems(config | {"env": "DarkroomLarge-v0", "env_kwargs": {"grid_size": 13}}) == []
+
+
 class WithSteps(Faulty):
     max_steps = 64
 
