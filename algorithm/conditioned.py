@@ -24,6 +24,7 @@ from algorithm.streams import StreamLearners
 from algorithm.told import Prepared, as_step, draw, flat, means_for, train, untrained
 from checkpoints import DAMAGE, read_saved
 from config.loading import recorded_settings
+from config.schema import keys_of
 from files import InputError, one_line, write_atomically
 from history.format import history_path
 
@@ -42,6 +43,8 @@ class Conditioned(StreamLearners):
         config, vec_env, seed, log_dir: those of `Source`.
         prepared: what the training tasks teach.
     """
+
+    keys = keys_of("alg", "Conditioned")
 
     def __init__(self, config: dict, vec_env: VecEnv, seed: int, log_dir: str | None = None, *, prepared: Prepared):
         super().__init__(config, vec_env, seed, log_dir)

@@ -23,6 +23,7 @@ import env
 from algorithm.knowledge import MOST_OBSERVATIONS, READING, Knowledge, check_countable, learn_from
 from algorithm.source import as_held
 from algorithm.streams import StreamLearners
+from config.schema import keys_of
 from files import InputError
 from history.format import history_path
 from history.reader import HistoryFile
@@ -39,6 +40,8 @@ class Explorer(StreamLearners):
         config, vec_env, seed, log_dir: those of `Source`.
         prepared: what the training tasks' histories teach.
     """
+
+    keys = keys_of("alg", "Explorer")
 
     def __init__(self, config: dict, vec_env: VecEnv, seed: int, log_dir: str | None = None, *, prepared: Knowledge):
         super().__init__(config, vec_env, seed, log_dir)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
@@ -13,12 +11,7 @@ from algorithm.exploration import with_exploration_bonus
 from algorithm.normalization import Unscaled, with_normalization
 from algorithm.tabulated import policy_for
 from algorithm.utils import HistoryLoggerCallback
-from config.schema import KEYS, Key
-
-
-def keys_of(alg: str) -> dict[str, Key]:
-    """The config keys that one of the shipped algorithms reads, for classes of the user's that build on it."""
-    return {name: replace(key, only=None) for name, key in KEYS["algorithm"].items() if alg in (key.only or ())}
+from config.schema import keys_of
 
 
 class TimeLimitValues(BaseCallback):
@@ -56,7 +49,7 @@ class OnPolicySource:
         own: keyword arguments of the SB3 class, besides those that all on-policy ones take.
     """
 
-    keys = keys_of("A2C")
+    keys = keys_of("alg", "A2C")
 
     def __init__(self, config: dict, vec_env: VecEnv, seed: int, log_dir: str | None = None, **own):
         self.config = config

@@ -98,7 +98,7 @@ def override_config(config: dict, overrides: list[str], changeable: tuple[str, .
     Raises:
         InputError: listing every problem found.
     """
-    known = {name: key for name, key in ALL_KEYS.items() if name in config}
+    known = {name: key for name, key in _keys_of_model(config).items() if name in config}
     problems = _unknown_overrides(overrides, known)
     given = [override.partition("=")[0] for override in overrides]
     problems += [
@@ -123,7 +123,7 @@ def complete_config(config: dict, path: str | Path) -> Config:
     Raises:
         InputError: a key is missing or has an impossible value.
     """
-    config = DEFAULTS | {"with_dones": True, "blank_starts": False} | config
+    config = {name: absent_value(name, config) for name in DEFAULTS} | {"with_dones": True, "blank_starts": False} | config
     config["context"] = context_name(config)
     for name, key in ALL_KEYS.items():
         if key.is_read(config) and (name not in config or key.problem(config[name])):
@@ -139,9 +139,15 @@ def recorded_settings(config: dict) -> dict[str, Any]:
     decisions = [Decides.SOURCE, Decides.TASKS]
     if config.get("learns_from"):  # a source that knows the training tasks: other ones are not held out any more
         decisions.append(Decides.SPLIT)
-    known = {name: config.get(name, ALL_KEYS[name].default) for name in names(*decisions)}
+    known = {name: config.get(name, absent_value(name, config)) for name in names(*decisions)}
     own = {name: config[name] for name in foreign_keys("algorithm", config) if name in config}
     return known | own
+
+
+def absent_value(name: str, config: dict) -> Any:
+    """What a config that was written before there was this key would hold: null where its source does not read it."""
+    unread = name in KEYS["algorithm"] and not ALL_KEYS[name].is_read(config)
+    return None if unread else ALL_KEYS[name].default
 
 
 def free_when_resuming() -> set[str]:
@@ -189,6 +195,14 @@ def foreign_keys(section: str, values: dict) -> dict[str, Key]:
     classes = [values.get(chooser) for chooser in CLASS_KEYS[section]]
     found = [getattr(find_class(name, {}), "keys", {}) for name in classes if isinstance(name, str) and ":" in name]
     return {name: key for keys in found for name, key in keys.items()}
+
+
+def _keys_of_model(config: dict) -> dict[str, Key]:
+    """All keys, those of a checkpoint's own classes too; a class that cannot be imported is told by whoever makes it."""
+    try:
+        return ALL_KEYS | foreign_keys("model", config)
+    except Exception:
+        return ALL_KEYS
 
 
 def _read_section(name: str, path: str | Path, overrides: list[str]) -> Section:

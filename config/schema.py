@@ -7,7 +7,7 @@ files explain the keys to users.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -45,8 +45,8 @@ class Key:
     """What a config key may hold.
 
     `low` and `high` are inclusive; `above` is exclusive. A nullable key also takes null.
-    `word` is text that is taken too. `only` is (another key, a value with which this one is read, a second such value,
-    ...); None is always.
+    `word` is text that is taken too. `only` says when a key is read: ("context", "regions", "memory") is where `context`
+    is one of these two; None is always.
     """
 
     kind: type
@@ -189,6 +189,15 @@ KEYS: dict[str, dict[str, Key]] = {
 }
 ALL_KEYS = {name: key for section in KEYS.values() for name, key in section.items()}
 DEFAULTS = {name: key.default for name, key in ALL_KEYS.items() if key.default is not REQUIRED}
+
+
+def keys_of(chooser: str, name: str) -> dict[str, Key]:
+    """The keys that only the choice `name` of `chooser` reads, or it among others: `alg` and "PPO", `context` and "memory".
+
+    A shipped class has them as its `keys`, so that a class of the user's that builds on it reads them too.
+    """
+    read = {key_name: key for key_name, key in ALL_KEYS.items() if key.only and key.only[0] == chooser}
+    return {key_name: replace(key, only=None) for key_name, key in read.items() if name in key.only[1:]}
 
 
 def names(*decisions: Decides, section: str | None = None) -> tuple[str, ...]:

@@ -121,20 +121,21 @@ class AD(Model):
                 action is a target, and optionally `target_until` (B,), the first one after these.
                 With `currents_per_previous` also `group` (B,), the same number in windows that share their previous
                 region: 0, 1, ... for the first window of each, then again for the second.
-                Where the batch is one rank's share of a larger one, also the larger one's `target_counts`.
+                Where the batch is one rank's share of a larger one, also the larger one's `target_counts`, each
+                divided by the number of ranks.
 
         Returns:
             Scalars `loss_action`, `acc_action` and `loss_total`; in compressed mode also
-            `loss_token_type`, `acc_token_type` and `recall_compress_end` (NaN if no region ends here), and the
+            `loss_token_type`, `acc_token_type` and `recall_compress_end` (NaN if no region ends here); and the
             context strategy's `auxiliary_losses`.
         """
         x, layout = self.embed_window(batch)
         features = self.context.read(self.transformer, x, layout)
         result = self._action_losses(features, layout, batch)
-        if not self.context.marks_regions:
-            return result | {"loss_total": result["loss_action"]}
-        result |= self._token_type_losses(features, layout, batch)
-        total = result["loss_action"] + self.config["token_type_loss_weight"] * result["loss_token_type"]
+        total = result["loss_action"]
+        if self.context.marks_regions:
+            result |= self._token_type_losses(features, layout, batch)
+            total = total + self.config["token_type_loss_weight"] * result["loss_token_type"]
         for name, (loss, weight) in self.context.auxiliary_losses(batch, layout, self.observation_embedding).items():
             result[name], total = loss, total + weight * loss
         return result | {"loss_total": total}
@@ -170,6 +171,7 @@ class AD(Model):
         }
 
     def target_counts(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """How many targets the losses of `batch` are means over, by the names under which `forward` reads them."""
         until = batch.get("target_until", batch["region_lengths"].sum(1))
         n_types = (self.context.layout(batch["region_lengths"]).next_types != IGNORE).sum()
         return {"n_action_targets": (until - batch["target_from"]).sum(), "n_type_targets": n_types}

@@ -42,7 +42,9 @@ BOUNDARIES = {
     "random": ("--boundaries", "random", "--set", "mean_region=77.0"),  # as long as those that end at news
     "random-45": ("--boundaries", "random", "--set", "mean_region=45.0"),
 }
+SHORT = "train_timesteps=2000"  # half of the shipped updates
 SEARCHING_ON = ("--set", "restart_after=null")
+RESTARTING = {"default": (), "searching-on": SEARCHING_ON}
 LONG = ("--episodes", "500", "--repeats", "4")
 ONE_LIFE = {"default": ("--episodes", "1", "--set", f"horizon={LIFE}", "--span", f"{SPAN}")}
 ALONG_A_LIFE = {"pulls": ("--episodes", "1", "--span", f"{PULLS}")}  # of a bandit
@@ -67,7 +69,8 @@ class Setting:
     standard AD.
     model: a model config in place of the family's.
     evaluations: name of a score file to further arguments of evaluate.py.
-    controls: end of the name of a further setting to arguments of controls.py, for all evaluations but long ones.
+    controls: end of the name of a further setting to arguments of controls.py, for all evaluations but long ones and
+        those in which no search begins anew.
     tells_ends: whether ends.py counts the region ends that the first seed predicts.
     """
 
@@ -130,15 +133,10 @@ def explorer_controls(
 
     n_slots: what memory holds, in tokens. full: steps of a training history, for a window of that length too.
     """
-    windows = {"window": n_slots} | ({"full": full} if full else {})
-    return [
-        explorer(f"{prefix}-two-regions", *two_regions(interval, batch_size), family=family, **more),
-        *(
-            explorer(f"{prefix}-{name}", *plain_window(n, batch_size), family=family, **more)
-            for name, n in windows.items()
-        ),
-        explorer(f"{prefix}-0", "memory_regions=0", family=family, **more),
-    ]
+    contexts = {"two-regions": two_regions(interval, batch_size), "window": plain_window(n_slots, batch_size)}
+    contexts |= {"full": plain_window(full, batch_size)} if full else {}
+    contexts |= {"0": ("memory_regions=0",)}
+    return [explorer(f"{prefix}-{name}", *overrides, family=family, **more) for name, overrides in contexts.items()]
 
 
 def two_regions(interval: int, batch_size: int) -> tuple[str, ...]:
@@ -232,15 +230,16 @@ SETTINGS = [
     explorer("explorer-16-kept", "memory_regions=16"),
     explorer("explorer-480", *plain_window(480, 5888)),
     explorer("explorer-adaptive", model=ADAPTIVE, evaluations=BOUNDARIES, tells_ends=True),
-    explorer("hard-explorer", family="darkroom_hard", seeds=(0, 1, 2), controls=CLEARED | OTHER_TASK),
-    *explorer_controls("darkroom_hard", "hard-explorer", interval=40, n_slots=136, batch_size=8832),
-    explorer("hard-explorer-unreached", "reached_observations=false", family="darkroom_hard"),
     explorer(
-        "large-explorer",
-        family="darkroom_large",
+        "hard-explorer",
+        family="darkroom_hard",
         seeds=(0, 1, 2),
-        evaluations={"default": (), "searching-on": SEARCHING_ON},
+        evaluations=RESTARTING,
+        controls=CLEARED | OTHER_TASK,
     ),
+    *explorer_controls("darkroom_hard", "hard-explorer", interval=40, n_slots=136, batch_size=8832, full=480),
+    explorer("hard-explorer-unreached", "reached_observations=false", family="darkroom_hard"),
+    explorer("large-explorer", family="darkroom_large", seeds=(0, 1, 2), evaluations=RESTARTING),
     explorer("permuted-explorer", family="darkroom_permuted"),
     bandit("memory", seeds=(0, 1, 2), curve=True),
     bandit("memory-1-tokens", "n_summary=1", controls=CLEARED | OTHER_TASK),
@@ -254,14 +253,14 @@ SETTINGS = [
     explorer(
         "key-to-door-explorer-recall",
         "recall_loss_weight=0.3",
-        "train_timesteps=2000",
+        SHORT,
         family="dark_key_to_door",
         seeds=(0, 1, 2),
         controls=LAPSED,
     ),
     explorer(
         "key-to-door-explorer-short",
-        "train_timesteps=2000",
+        SHORT,
         family="dark_key_to_door",
         seeds=(0, 1, 2),
         controls=LAPSED,
@@ -314,7 +313,7 @@ def wanted(setting: Setting, split: int, seed: int) -> dict[Path, tuple[str, ...
     scores = {}
     for evaluation, arguments in setting.evaluations.items():
         scores[score_path(setting.name, split, seed, evaluation)] = ("evaluate.py", *arguments)
-        for control, more in setting.controls.items() if arguments != LONG else ():
+        for control, more in setting.controls.items() if arguments not in (LONG, SEARCHING_ON) else ():
             path = score_path(f"{setting.name}-{control}", split, seed, evaluation)
             scores[path] = ("results/controls.py", *arguments, *more)
     if setting.tells_ends and (split, seed) == (0, 0):

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from config.schema import keys_of
 from model.context.base import Context, Timeline, Windows, interval_problems, pack
 from model.context.boundaries import Boundaries
 from model.context.memory_acting import MERGING, N_AGES, PREVIOUS, MemoryContext, pair_to_merge
@@ -130,6 +131,7 @@ class MemoryLayout(Layout):
 class Memory(Context):
     """The previous and the current region of `compress_interval` steps, and summaries of all older ones."""
 
+    keys = keys_of("context", "memory")
     marks_regions = windows_are_histories = True
     n_types = len(TokenType) + N_LEVELS
 

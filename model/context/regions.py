@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from config.schema import keys_of
 from model.context.base import Context, Timeline, Windows, interval_problems, pack
 from model.tokens import IGNORE, Layout, TokenType, following
 
@@ -27,6 +28,7 @@ class SharedLayout(Layout):
 class Regions(Context):
     """The newest `context_regions` regions of up to `compress_interval` steps; older ones are dropped."""
 
+    keys = keys_of("context", "regions")
     marks_regions = True
 
     def __init__(self, config: dict):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from config.schema import keys_of
 from model.context.base import Context, Timeline, Windows
 from model.tokens import Layout, TokenType, following
 
@@ -16,6 +17,7 @@ from model.tokens import Layout, TokenType, following
 class Window(Context):
     """Up to `n_transit` steps without marker tokens. Source: Algorithm Distillation (arXiv:2210.14215)."""
 
+    keys = keys_of("context", "window")
     marks_regions = False
     n_regions = 1
 
