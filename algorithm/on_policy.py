@@ -42,7 +42,7 @@ class OnPolicySource:
     """Beside a class of SB3, as in `class PPOSource(OnPolicySource, PPO)`, makes that class a source.
 
     Args:
-        config: the effective config; the keys of the algorithm file are read.
+        config: a complete config; the keys of the algorithm file are read.
         vec_env: one environment per stream, all of one task.
         seed: seeds the policy's weights, its sampling and the environments.
         log_dir: TensorBoard folder, or None for no log.

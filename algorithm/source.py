@@ -34,7 +34,7 @@ class Source(Protocol):
     def __init__(self, config: dict, vec_env: VecEnv, seed: int, log_dir: str | None = None):
         """
         Args:
-            config: the effective config.
+            config: a complete config, as `load_config` gives it.
             vec_env: one environment per stream, all of one task.
             seed: of all that is random, the environments too: `vec_env.seed(seed)`.
             log_dir: TensorBoard folder, or None for no log.

@@ -1,6 +1,6 @@
 """Run all benchmarks, print one table and write it as JSON.
 
-python benchmarks/run_all.py --out benchmarks/results.json     # about 30 minutes on 2 cores
+python benchmarks/run_all.py --out benchmarks/results.json     # about 25 minutes on 2 cores
 """
 
 from __future__ import annotations

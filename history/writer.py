@@ -59,7 +59,7 @@ def join_files(
 
     Args:
         parts: the file that holds each task, as `write_history` or this function writes it.
-        config: the effective config, which the joined file records.
+        config: the complete config, which the joined file records.
         copy: False leaves the tasks where they are: the file only names, relative to its folder, where each one is
             (HDF5's external links).
         created_utc: of the collection; default: now.

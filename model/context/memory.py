@@ -175,9 +175,9 @@ class Memory(Context):
         return replace(pack(starts, lengths), target_from=np.zeros(len(tasks), dtype=np.int64), streams=streams)
 
     def drawn_layout(self, region_lengths: Tensor) -> MemoryLayout:
-        """As `layout`; in training a share `varied_room` of the batches has room for another number of summaries.
+        """As `layout`; in training a share `varied_room` of the batches has room for a drawn number of summaries.
 
-        It is up to `memory_regions`: with little room the model merges again and again, as it has to in a life much longer
+        It is 1 to `memory_regions`: with little room the model merges again and again, as it has to in a life much longer
         than a training history.
         """
         room = self.memory_regions
