@@ -55,7 +55,7 @@ from config.loading import Config, complete_config, differences, free_when_resum
 from config.schema import ALL_KEYS
 from dataset import ADDataset
 from effective import effective_config, reads_interval, settings_of_file
-from evaluate import evaluate_tasks
+from evaluate import evaluate_tasks, mode_name
 from files import InputError, WriteError, lock, make_folder, one_line, remove_temporaries, write_atomically
 from history.format import file_name, history_path
 from history.origin import read_origin
@@ -197,7 +197,7 @@ def describe_origin(config: Config, traj_dir: str) -> dict:
 
 
 def tell_start(run: Run, checkpoint: dict | None) -> None:
-    config, mode = run.config, "compressed" if run.config["use_compressed_context"] else "standard"
+    config, mode = run.config, mode_name(run.config)
     n_parameters = sum(p.numel() for p in run.model.parameters())
     print(
         f"{run.run_dir}: {mode} context, {n_parameters:,} parameters, on {run.model.device}, {run.ranks.size} rank(s), "

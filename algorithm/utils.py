@@ -35,7 +35,6 @@ class HistoryLoggerCallback(BaseCallback):
     def __init__(self, compress_interval: int, verbose: int = 0):
         super().__init__(verbose)
         self.compress_interval = compress_interval
-        self.mean_return_per_rollout: list[float] = []
 
     def _on_training_start(self) -> None:
         n_steps = getattr(self.model, "n_steps", None)
@@ -69,8 +68,7 @@ class HistoryLoggerCallback(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        self.mean_return_per_rollout.append(mean_return(self.finished_returns))
-        self.logger.record("rollout/mean_return", self.mean_return_per_rollout[-1])
+        self.logger.record("rollout/mean_return", mean_return(self.finished_returns))
         self.recorder.add_policy(self._rollout_policy())
 
     def _rollout_policy(self) -> dict[str, np.ndarray]:

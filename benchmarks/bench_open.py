@@ -26,7 +26,6 @@ from history.writer import HDF5_FORMAT, join_files, write_history
 from scripts import family_paths
 
 STEPS, STREAMS, FEW = 20, 2, 8
-SHARD = 1000  # tasks
 
 
 def config_of(n_tasks: int) -> Config:

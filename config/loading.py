@@ -123,7 +123,9 @@ def complete_config(config: dict, path: str | Path) -> Config:
     Raises:
         InputError: a key is missing or has an impossible value.
     """
-    config = {name: absent_value(name, config) for name in DEFAULTS} | {"with_dones": True, "blank_starts": False} | config
+    config = (
+        {name: absent_value(name, config) for name in DEFAULTS} | {"with_dones": True, "blank_starts": False} | config
+    )
     config["context"] = context_name(config)
     for name, key in ALL_KEYS.items():
         if key.is_read(config) and (name not in config or key.problem(config[name])):

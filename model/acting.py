@@ -203,7 +203,7 @@ class ContextActor:
         return reached
 
     def _temperatures(self) -> torch.Tensor:
-        usual, exploring = torch.tensor(self.sampling.temperature, device=self.model.device), None
+        usual = torch.tensor(self.sampling.temperature, device=self.model.device)
         if self.sampling.exploring_temperature is None:
             return usual
         exploring = self.context.seeks_reward(self.sampling.exploring_patience)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -151,7 +152,7 @@ def check(args: argparse.Namespace, config: dict, n_held_out: int) -> None:
 def change(model: torch.nn.Module, args: argparse.Namespace) -> None:
     """Let the model act as the arguments ask for."""
     if args.lapses:
-        model.actor = lambda *arguments: Lapsing(model, *arguments, lapses=args.lapses, span=args.span)
+        model.actor = partial(Lapsing, model, lapses=args.lapses, span=args.span)
     if args.memory:
         control, OtherTask.shift = CONTROLS[args.memory], args.repeats
         model.context.rolling = lambda *arguments, **more: control(arguments[0], model.context, *arguments[1:], **more)
