@@ -29,6 +29,7 @@ EXPLORED = {
     "Darkroom": "explorer", "Darkroom-Large": "large-explorer", "Darkroom-Permuted": "permuted-explorer",
     "Dark Room Hard": "hard-explorer", "Dark Key-to-Door": "key-to-door-explorer",
 }  # fmt: skip
+RESTARTING = ("large-explorer", "hard-explorer")  # shown without `restart_after` too
 SPARSE_CONTROL = {"frozen_lake": "psrl", "hidden_goal": "explorer"}  # families with memory, and their sources
 BANDIT_CONTEXTS = {  # end of a setting's name: its label
     "memory": "memory: 8 summaries of 2 tokens", "two-regions": "two regions of 10 steps",
@@ -51,7 +52,9 @@ def explorers() -> str:
         "explorer-adaptive random-45": "the same, random ends after 45 steps in the mean",
         "explorer-adaptive fixed": "the same, regions of 80 steps",
     }  # fmt: skip
-    further = {"explorer": more, "large-explorer": {"large-explorer searching-on": "the same, no search begins anew"}}
+    further = {"explorer": more} | {
+        prefix: {f"{prefix} searching-on": "memory, no search begins anew"} for prefix in RESTARTING
+    }
     parts = [
         compare(
             family,

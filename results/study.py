@@ -235,7 +235,7 @@ SETTINGS = [
         family="darkroom_hard",
         seeds=(0, 1, 2),
         evaluations=RESTARTING,
-        controls=CLEARED | OTHER_TASK,
+        controls={name: (*control, *SEARCHING_ON) for name, control in (CLEARED | OTHER_TASK).items()},
     ),
     *explorer_controls("darkroom_hard", "hard-explorer", interval=40, n_slots=136, batch_size=8832, full=480),
     explorer("hard-explorer-unreached", "reached_observations=false", family="darkroom_hard"),
