@@ -62,12 +62,15 @@ from utils import get_config, n_cores
 
 CHECKS = (env.stepped_problems, algorithm.config_problems)
 SETTINGS = "settings.yaml"  # beside the parts: what they are made with
+FIRST_PASS = "first_pass_utc"  # among these: when the histories were collected that the source learns from
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     config = load_config(config_paths(args), args.overrides, checks=CHECKS)
     env.check_horizon(config, args.overrides)
+    for note in env.unread_notes(config):
+        print(f"note: {note}", file=sys.stderr)
     output = history_path(config, args.traj_dir)
     parts = output.with_name(f".{output.name}.parts")
     log_dir = Path(args.log_dir) / output.stem
@@ -127,6 +130,8 @@ def prepare_locked(config: dict, output: Path, parts: Path, overwrite: bool) -> 
     """The tasks to collect and further arguments of the source, while the lock is held."""
     remove_temporaries(output.parent, output.name)
     if not parts.exists() and (left := unnamed_shards(output)):  # killed just before it could write the index
+        if not overwrite:
+            check_parts(left[-1], config)
         left[-1].rename(parts)
     if not overwrite:
         check_parts(parts, config)
@@ -173,9 +178,23 @@ def check_same_settings(config: dict, existing: dict, place: Path) -> None:
 
 
 def check_parts(parts: Path, config: dict) -> None:
-    """Raise InputError, naming the differing keys, when finished parts were made with other settings."""
-    if (settings := parts / SETTINGS).exists() and any(parts.glob("*.hdf5")):
-        check_same_settings(config, get_config(settings), parts)
+    """Raise InputError, naming what differs, when finished parts were made with other settings or from other histories."""
+    if not (parts / SETTINGS).exists() or not any(parts.glob("*.hdf5")):
+        return
+    existing, now = get_config(parts / SETTINGS), first_pass_created(config, parts.parent)
+    check_same_settings(config, existing, parts)
+    if existing.get(FIRST_PASS, now) != now:
+        raise InputError(
+            f"{parts}: exists and learned from histories of {existing[FIRST_PASS]}, not from those that are there now, of {now}; "
+            "use --overwrite to replace it"
+        )
+
+
+def first_pass_created(config: dict, traj_dir: Path) -> str | None:
+    """When the histories were collected that a source learns from; None where it learns from none, or they are missing."""
+    source = algorithm.source_class(config)
+    path = source.first_pass(config, traj_dir) if hasattr(source, "first_pass") else None
+    return read_origin(path).created_utc if path and path.is_file() else None
 
 
 def prepare_parts(parts: Path, config: dict) -> None:
@@ -185,7 +204,8 @@ def prepare_parts(parts: Path, config: dict) -> None:
     except InputError:
         shutil.rmtree(parts)
     make_folder(parts)
-    write_atomically(parts / SETTINGS, lambda path: path.write_text(yaml.safe_dump(recorded_settings(config))))
+    settings = recorded_settings(config) | {FIRST_PASS: first_pass_created(config, parts.parent)}
+    write_atomically(parts / SETTINGS, lambda path: path.write_text(yaml.safe_dump(settings)))
 
 
 def finished_tasks(path: Path) -> list[int]:

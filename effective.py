@@ -46,11 +46,7 @@ def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] |
     config = config | (recorded or rollouts_of(origin))
     if given is not None and "n_stream" not in recorded | given:  # a file of another program: all that it has
         config |= {"n_stream": origin.n_streams}
-    if config["use_compressed_context"] and "compress_markers" not in origin.fields:
-        warnings.warn(
-            f"{path} has no compress_markers: standard mode, with a window of n_transit steps, is used", stacklevel=2
-        )
-        config |= {"use_compressed_context": False, "context": "window"}
+    config |= standard_mode(config, origin, path)
     missing = [name for name in ("next_states", "dones") if name not in origin.fields]
     if config["reached_observations"] and missing:
         warnings.warn(f"{path} has no {' and no '.join(missing)}: reached_observations is off", stacklevel=2)
@@ -165,8 +161,18 @@ def rollouts_of(origin: Origin) -> dict[str, int]:
     return {"n_steps": origin.rollout_length} if origin.rollout_length else {}
 
 
+def standard_mode(config: dict, origin: Origin, path: Path) -> dict[str, Any]:
+    """Settings of a plain window, with a warning, where regions are asked for and the file marks none; else {}."""
+    if not config["use_compressed_context"] or "compress_markers" in origin.fields:
+        return {}
+    warnings.warn(
+        f"{path} has no compress_markers: standard mode, with a window of n_transit steps, is used", stacklevel=3
+    )
+    return {"use_compressed_context": False, "context": "window"}
+
+
 def settings_of_file(config: dict, traj_dir: str | Path) -> dict[str, Any]:
-    """`source_settings` of the history file that a config names; {} while there is none.
+    """`source_settings` of the history file that a config names, and `standard_mode`; {} while there is none.
 
     Raises:
         InputError: it is one of another environment or source, under this name.
@@ -182,7 +188,7 @@ def settings_of_file(config: dict, traj_dir: str | Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: was collected with other settings ({differing}); call it {own} again, or collect again"
         )
-    return settings
+    return settings | standard_mode(config, origin, path)
 
 
 def _check_given(path: Path, given: dict[str, Any], recorded: dict[str, Any], config: dict) -> None:

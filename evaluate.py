@@ -10,7 +10,7 @@ import hashlib
 import signal
 
 from config.schema import ALL_KEYS
-from scripts import BAR_SECONDS, add_device_argument, add_set_argument, positive, run_script, seed_number
+from scripts import BAR_SECONDS, add_device_argument, add_set_argument, positive, result_name, run_script, seed_number
 
 EPISODES, REPEATS, ENVS_AT_ONCE = 100, 16, 1024
 LONGEST_NAME = 120  # of result files; systems allow about 255 characters
@@ -27,7 +27,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default="datasets",
         help="folder of the history file, for the source's curve (default: %(default)s)",
     )
-    add("--out", help="result files without their endings (default: eval-MODE-UPDATE-CHANGES beside the checkpoint)")
+    add(
+        "--out",
+        type=result_name,
+        help="result files without their endings (default: eval-MODE-UPDATE-CHANGES beside the checkpoint)",
+    )
     add(
         "--mode",
         choices=("test", "train", "all"),
@@ -108,8 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     overrides = chosen_overrides(args)
     config = override_config(trained_config, overrides, free_in_evaluation(), checks=(env.config_problems,))
     env.check_horizon(config, overrides)
-    if any(trained_config.get(name) != space for name, space in env.describe_spaces(config).items()):
-        raise InputError(f"{path}: was trained on other observations or actions than the env of this evaluation has")
+    check_spaces(path, trained_config, config)
     model = load_model(checkpoint, config, path).to(choose_device(args.device))
     indices, family = env.split_tasks(config)[args.mode], env.list_tasks(config)
     if not indices:
@@ -122,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"--span {args.span}: expected at most {longest}, the steps of a whole episode")
     if args.span and args.success:
         raise InputError("--span and --success: expected one of them; a success is counted per episode")
-    out = Path(args.out) if args.out else path.parent / default_name(args, checkpoint["update"], overrides)
+    out = args.out or path.parent / default_name(args, checkpoint["update"], overrides)
     ranks = Ranks(model.device)
     ranks.first_does(lambda: make_folder(out.parent))
     # The random policy first: in seconds it tells whether the env counts what is asked for
@@ -317,10 +320,18 @@ def print_results(results: Results, path: Path, episodes: int, trained_config: d
     print_table(results, env.task_labels(results.tasks, env.list_tasks(config)))
 
 
+def check_spaces(path: Path, trained_config: dict, config: dict) -> None:
+    """Raise InputError where an evaluation's env has not the spaces that the model of checkpoint `path` was made for."""
+    if any(trained_config.get(name) != space for name, space in env.describe_spaces(config).items()):
+        raise InputError(f"{path}: was trained on other observations or actions than the env of this evaluation has")
+
+
 def count_trained(tasks: list[dict], trained_config: dict) -> int:
     """How many of `tasks` are among a model's training tasks, by the arguments that tell these apart."""
     family = env.list_tasks(trained_config)
-    names = env.differing_arguments(family)
+    names = env.differing_arguments(family) or env.differing_arguments(
+        family + tasks
+    )  # a single task differs from none
 
     def told(task: dict) -> list:
         return [task.get(name) for name in names]

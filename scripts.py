@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from files import EnvironmentFault, InputError, WriteError
 from utils import HIGHEST_SEED, ROOT
@@ -134,6 +135,16 @@ def config_paths(args: argparse.Namespace) -> dict[str, str]:
 
 
 DEFAULT_CONFIG = family_paths()
+
+
+def result_name(text: str) -> Path:
+    """Of result files: a path whose endings are added to its last part."""
+    path = Path(text)
+    if path.name in ("", "..") or text.endswith("/"):
+        raise argparse.ArgumentTypeError(
+            f"expected the name of files without their endings, not a folder; as in {path / 'results'}"
+        )
+    return path
 
 
 def positive(text: str) -> int:

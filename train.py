@@ -203,6 +203,8 @@ def tell_start(run: Run, checkpoint: dict | None) -> None:
         f"{run.run_dir}: {mode} context, {n_parameters:,} parameters, on {run.model.device}, {run.ranks.size} rank(s), "
         f"from update {run.update}"
     )
+    if note := algorithm.mixed_learners(config):
+        print(f"note: {note}")
     if config["warmup_timesteps"] >= config["train_timesteps"]:
         print(
             f"note: warmup_timesteps {config['warmup_timesteps']} is not below train_timesteps "

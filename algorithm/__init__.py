@@ -43,6 +43,20 @@ def source_problems(config: dict) -> list[str]:
     return []
 
 
+def mixed_learners(config: dict) -> str | None:
+    """What to say where training windows join regions of different learners; None where they do not.
+
+    Raises what `source_class` raises.
+    """
+    mixes = config["mix_streams"] and config["histories"] != "whole"
+    if not mixes or getattr(source_class(config), "streams_share_policy", True):
+        return None
+    return (
+        f"mix_streams: true joins regions of different streams, and with alg: {config['alg']} each stream is a learner of its "
+        "own; better train with --set histories=whole --set mix_streams=false"
+    )
+
+
 def config_problems(config: dict) -> list[str]:
     """What is wrong with the algorithm part of a config, beyond types and ranges."""
     if problems := source_problems(config):

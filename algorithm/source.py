@@ -27,9 +27,12 @@ class Source(Protocol):
 
     Attributes:
         keys: config keys that it reads besides those that every source has. Optional.
+        streams_share_policy: whether one policy acts in all streams of a task, so that a training window may join regions of
+            different ones. Optional; default True.
     """
 
     keys: dict[str, Key]
+    streams_share_policy: bool
 
     def __init__(self, config: dict, vec_env: VecEnv, seed: int, log_dir: str | None = None):
         """

@@ -14,6 +14,8 @@ from algorithm.source import Recorder, reached_observations
 class StreamLearners:
     """Acts in all streams of a task, and records it. The arguments are those of `Source`."""
 
+    streams_share_policy = False
+
     def __init__(self, config: dict, vec_env: VecEnv, seed: int, log_dir: str | None = None):
         self.config, self.vec_env, self.rng = config, vec_env, np.random.default_rng(seed)
         vec_env.seed(seed)

@@ -6,12 +6,14 @@ import difflib
 import inspect
 import math
 import re
+import shlex
 import warnings
 from collections.abc import Iterator
 from datetime import date
 
 import gymnasium as gym
 import numpy as np
+import yaml
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.spaces.utils import flatdim
 from stable_baselines3.common.monitor import Monitor
@@ -31,8 +33,8 @@ MOST_PROBE_STEPS = 2_000  # of all tasks; but at least one of each
 
 
 def stepped_problems(config: dict) -> list[str]:
-    """`config_problems`, and where there are none what nothing reads, and what shows when the tasks are stepped."""
-    return config_problems(config) or _unread_problems(config) or probe_tasks(config)
+    """`config_problems`, and where there are none what shows when the tasks are stepped."""
+    return config_problems(config) or probe_tasks(config)
 
 
 def config_problems(config: dict) -> list[str]:
@@ -46,14 +48,12 @@ def config_problems(config: dict) -> list[str]:
     return _name_problems(config["env"]) or of_keys or _made_problems(config)
 
 
-def _unread_problems(config: dict) -> list[str]:
-    """A `grid_size` that the environment would not get."""
-    size = config["grid_size"]
-    if "grid_size" in keys_read(config) or size == KEYS["env"]["grid_size"].default:
-        return []
+def unread_notes(config: dict) -> list[str]:
+    """Which of `grid_size` and `horizon` are set, and not given to the environment."""
     return [
-        f"grid_size: {size}: {config['env']} does not read it, only the grids that come with this code do; leave it out, "
-        "and give the environment's own settings in env_kwargs"
+        f"{name}: {config[name]}: {config['env']} does not read it; give the environment's own settings in env_kwargs"
+        for name in ("grid_size", "horizon")
+        if config[name] != KEYS["env"][name].default and name not in keys_read(config)
     ]
 
 
@@ -205,10 +205,15 @@ def _made_problems(config: dict) -> list[str]:
     if needs_horizon:
         problems.append(
             f"horizon: missing, and '{name}' has no step limit of its own; if it ends every episode itself, say how many "
-            "steps the longest one has: --set horizon=200; else let Gymnasium end them: "
-            "--set 'env_kwargs={max_episode_steps: 200}'"
+            f"steps the longest one has: --set horizon=200; else let Gymnasium end them: {_with_limit(config, 200)}"
         )
     return problems
+
+
+def _with_limit(config: dict, n_steps: int) -> str:
+    """The flag that lets Gymnasium end episodes; it takes the place of all of `env_kwargs`, so it repeats these."""
+    shown = yaml.safe_dump(config["env_kwargs"] | {"max_episode_steps": n_steps}, default_flow_style=True, width=10_000)
+    return f"--set {shlex.quote(f'env_kwargs={shown.strip()}')}"
 
 
 def check_horizon(config: dict, overrides: list[str]) -> None:
@@ -217,7 +222,7 @@ def check_horizon(config: dict, overrides: list[str]) -> None:
     if is_set and "horizon" not in keys_read(config):
         raise InputError(
             f"--set horizon: '{config['env']}' ends its episodes itself, so nothing reads it; leave it out, or set its own limit, "
-            f"as with --set 'env_kwargs={{max_episode_steps: {config['horizon']}}}' for ids of Gymnasium's"
+            f"as with {_with_limit(config, config['horizon'])} for ids of Gymnasium's"
         )
 
 

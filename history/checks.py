@@ -18,6 +18,7 @@ from config.loading import recorded_problem
 from config.schema import KEYS
 from files import InputError, describe_foreign_error
 from history.format import (
+    KNOWN_FIELDS,
     NUMBER_KINDS,
     REQUIRED_FIELDS,
     RESULTS,
@@ -173,10 +174,12 @@ def _read_task(path: Path, file: h5py.File, task: int) -> tuple[TaskReport, Arra
                 raise InputError(f"{report.place}: is no group; collect it again")
             report.attributes = {name: np.asarray(value).tolist() for name, value in group.attrs.items()}
             datasets = {name: data for name, data in group.items() if isinstance(data, h5py.Dataset)}
+            if others := sorted(set(datasets) - set(KNOWN_FIELDS)):
+                report.notes.append(f"{path}: holds {', '.join(others)}, which nothing reads")
             for name, data in datasets.items():
                 share = data.id.get_storage_size() / max(1, data.nbytes)
                 report.datasets[name] = (data.shape, str(data.dtype), share)
-            arrays = {name: np.asarray(data[()]) for name, data in datasets.items()}
+            arrays = {name: np.asarray(data[()]) for name, data in datasets.items() if name in KNOWN_FIELDS}
         if missing := [name for name in REQUIRED_FIELDS if name not in arrays]:
             raise InputError(f"{report.place}: lacks the dataset {', '.join(missing)}; collect it again")
     except InputError as error:
@@ -311,6 +314,9 @@ def _compare_tasks(path: Path, reports: list[TaskReport], expected: Expected) ->
         yield f"{path}: tasks {missing} are missing; collect it again"
     readable = [report for report in reports if report.datasets]
     results = set(RESULTS) - {"optimal_return"}  # which a task may not know
-    for names in ([set(r.datasets) for r in readable], [set(r.attributes) & results for r in readable]):
+    for names in (
+        [set(r.datasets) & set(KNOWN_FIELDS) for r in readable],
+        [set(r.attributes) & results for r in readable],
+    ):
         if readable and (some := sorted(set.union(*names) - set.intersection(*names))):
             yield f"{path}: {', '.join(some)}: in some tasks only; collect it again"

@@ -16,6 +16,8 @@ FORMAT_VERSION = 1  # the newest that this code reads, and the one it writes
 REQUIRED_FIELDS = ("states", "actions", "rewards")
 NUMBER_KINDS = "biuf"  # of dtypes: True or False, whole and real numbers
 FIELDS = (*REQUIRED_FIELDS, "dones")  # what training reads of every step; the last one is optional
+SOFT_TARGETS = ("action_probs", "action_means", "action_stds")
+KNOWN_FIELDS = (*FIELDS, "next_states", *SOFT_TARGETS, "compress_markers")  # other datasets of a group are not read
 RESULTS = ("optimal_return", "mean_return_per_rollout")
 RESERVED = ("seed", *RESULTS)  # attributes of a group that are no argument of its task
 

@@ -13,7 +13,6 @@ import argparse
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -79,13 +78,22 @@ def write_index(output: Path, parts: Path, config: dict) -> None:
 
 
 def unnamed_shards(output: Path) -> list[Path]:
-    """Folders of shards that the output does not name, oldest first: of an earlier one, or of one not yet finished."""
-    named = None
-    if output.is_file():
-        with suppress(InputError), open_history(output) as file, reading(output):  # a damaged one names nothing
-            named = find_shard(file, first_task(file))
+    """The output's folders of shards that no index beside it names, under whatever name that is now kept, oldest first.
+
+    They are of an earlier output, or of one not yet finished.
+    """
     folders = sorted(output.parent.glob(f"{output.stem}.shards-*"))
-    return [folder for folder in folders if named is None or folder.name != named.parent.name]
+    named = set()
+    for path in output.parent.glob("*.hdf5") if folders else ():
+        try:
+            with open_history(path) as file, reading(path):
+                shard = find_shard(file, first_task(file))
+        except InputError:  # a damaged one names nothing
+            continue
+        except OSError:  # one that cannot be read now may name any
+            return []
+        named.add(shard and shard.parent.name)
+    return [folder for folder in folders if folder.name not in named]
 
 
 def remove_unnamed_shards(output: Path) -> None:

@@ -56,6 +56,11 @@ def find_regions(markers: np.ndarray, compress_interval: int) -> list[tuple[int,
             raise ValueError(
                 f"expected a region start (1) at step {expected_start}, found the next one at step {start}"
             )
+        following = int(starts[i + 1]) if i + 1 < len(starts) else len(markers)
+        if following < len(markers) and not (i < len(ends) and ends[i] < following):
+            raise ValueError(
+                f"the region from step {start} on has no end (2) before the next one starts at {following}"
+            )
         stop = int(ends[i]) + 1 if i < len(ends) else len(markers)
         finished, length = i < len(ends), stop - start
         if (finished and length != compress_interval) or length > compress_interval:

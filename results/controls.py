@@ -23,12 +23,12 @@ import torch
 import env
 from checkpoints import load_checkpoint
 from config.loading import complete_config, free_in_evaluation, override_config
-from evaluate import Results, evaluate_random, evaluate_tasks, save_scores
+from evaluate import Results, check_spaces, evaluate_random, evaluate_tasks, save_scores
 from files import InputError, make_folder
 from model import load_model
 from model.acting import ContextActor
 from model.context.memory_acting import MemoryContext
-from scripts import add_set_argument, positive, run_script
+from scripts import add_set_argument, positive, result_name, run_script
 
 
 class Cleared(MemoryContext):
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--memory", choices=CONTROLS, help="what becomes of the summaries")
     parser.add_argument("--lapses", type=positive, nargs="+", metavar="N", help="which episodes are random")
     parser.add_argument("--span", type=positive, help="count stretches of so many steps, not episodes")
-    parser.add_argument("--out", type=Path, required=True, help="scores, without .npz")
+    parser.add_argument("--out", type=result_name, required=True, help="scores, without .npz")
     parser.add_argument("--episodes", type=positive, default=100, help="per task and repeat (default: %(default)s)")
     parser.add_argument("--repeats", type=positive, default=16, help="per task (default: %(default)s)")
     add_set_argument(parser)
@@ -100,6 +100,7 @@ def main() -> None:
     config = override_config(trained_config, args.overrides, free_in_evaluation(), checks=(env.config_problems,))
     env.check_horizon(config, args.overrides)
     tasks, held_out = env.list_tasks(config), env.split_tasks(config)["test"]
+    check_spaces(args.ckpt, trained_config, config)
     check(args, config, len(held_out))
     make_folder(args.out.parent)
     model = load_model(checkpoint, config, args.ckpt)

@@ -24,7 +24,7 @@ from dataset import ADDataset
 from files import InputError, make_folder
 from model import load_model
 from model.tokens import IGNORE, TokenType
-from scripts import positive, run_script
+from scripts import positive, result_name, run_script
 
 
 @torch.no_grad()
@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", type=Path, required=True, help="checkpoint of a model with memory")
     parser.add_argument("--traj-dir", type=Path, default=ROOT / "datasets", help="folder of its history file")
-    parser.add_argument("--out", type=Path, required=True, help="where the counts go, without .npz")
+    parser.add_argument("--out", type=result_name, required=True, help="where the counts go, without .npz")
     parser.add_argument("--histories", type=positive, default=320, help="how many (default: %(default)s)")
     args = parser.parse_args()
     checkpoint = load_checkpoint(args.ckpt)

@@ -643,12 +643,23 @@ def test_only_what_an_env_reads_decides_its_tasks(config):
     assert env.max_episode_steps(config | {"env": "Steps-v0", "horizon": 144}) == 64
 
 
-def test_a_grid_size_that_nothing_reads_is_told(config):
+def test_settings_that_an_env_does_not_get_are_told(config):
     """`env: Darkroom-v0` with `grid_size: 13` collected on a 9x9 grid without a word."""
-    (problem,) = env.stepped_problems(config | {"env": "DarkroomLarge-v0", "grid_size": 13})
-    assert "grid_size: 13: DarkroomLarge-v0 does not read it" in problem and "env_kwargs" in problem
-    assert env.stepped_problems(config | {"grid_size": 13}) == []
-    assert env.stepped_problems(config | {"env": "DarkroomLarge-v0", "env_kwargs": {"grid_size": 13}}) == []
+    other = config | {"env": "DarkroomLarge-v0", "grid_size": 13, "horizon": 5}
+    size, horizon = env.unread_notes(other)
+    assert "grid_size: 13: DarkroomLarge-v0 does not read it" in size and "env_kwargs" in size
+    assert "horizon: 5: DarkroomLarge-v0 does not read it" in horizon
+    assert env.unread_notes(config | {"grid_size": 13, "horizon": 5}) == []
+    assert env.unread_notes(other | {"grid_size": 9, "horizon": None}) == []
+
+
+def test_a_remedy_repeats_the_env_kwargs_that_it_replaces(config):
+    """Followed as it stood, it dropped all of them, and another environment was evaluated."""
+    config |= {"env": "DarkroomLarge-v0", "env_kwargs": {"start": [0, 1]}, "horizon": 5}
+    with pytest.raises(InputError) as caught:
+        env.check_horizon(config, ["horizon=5"])
+    (flag,) = re.findall(r"--set '(env_kwargs=.*?)'", str(caught.value))
+    assert yaml.safe_load(flag.partition("=")[2]) == {"start": [0, 1], "max_episode_steps": 5}
 
 
 class WithSteps(Faulty):

@@ -6,7 +6,7 @@ import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
-from conftest import TINY_ENV, TINY_SOURCE, set_flags, tiny_config
+from conftest import TINY_ENV, TINY_MODEL, TINY_SOURCE, set_flags, tiny_config
 
 import collect
 import env
@@ -290,6 +290,28 @@ def test_another_split_is_refused(explored, capsys):
     shutil.copy(mine, other)
     assert "env_split_seed: 0 there, 1" in refused(lambda: train.main(command))
     assert "env_split_seed: 0 there, 1" in refused(lambda: collect.main(arguments(explored, "env_split_seed=1")))
+
+
+def test_parts_that_learned_from_another_first_pass_are_refused(explored, tmp_path, monkeypatch):
+    """An interrupted collection went on with what another PPO file teaches."""
+    path = shutil.copy(history_path(tiny_config(), explored), tmp_path)
+    config = load_config(DEFAULT_CONFIG | {"algorithm": YAML}, [*TINY_ENV, *EXPLORER[1:]])
+    parts = tmp_path / f".{history_path(config, tmp_path).name}.parts"
+    collect.prepare_parts(parts, config)
+    (parts / "0.hdf5").touch()
+    collect.check_parts(parts, config)
+    with h5py.File(path, "r+") as file:
+        file.attrs["created_utc"] = "2030-01-01T00:00:00+00:00"
+    assert "not from those that are there now, of 2030-01-01" in refused(lambda: collect.main(arguments(tmp_path)))
+    (parts / collect.SETTINGS).write_text("alg: Explorer\n")  # older parts do not say from which
+    collect.prepare_parts(parts, config)
+
+
+def test_streams_that_learn_alone_are_not_mixed_without_a_word(explored, tmp_path, capsys):
+    flags = ["--alg-config", YAML, "--traj-dir", str(explored), *set_flags(*TINY_ENV, *EXPLORER[1:], *TINY_MODEL)]
+    for name, settings, told in (("mixed", [], 1), ("alone", ["histories=whole", "mix_streams=false"], 0)):
+        assert train.main([*flags, *set_flags(*settings), "--run-dir", str(tmp_path / name)]) == 0
+        assert capsys.readouterr().out.count("each stream is a learner of its own") == told
 
 
 def test_a_first_pass_of_other_tasks_or_with_impossible_values_is_refused(explored, tmp_path):

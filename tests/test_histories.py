@@ -172,6 +172,8 @@ def test_training_tasks_are_known_whatever_else_has_changed():
     config = tiny_config()
     tasks = [{"goal": (row, column), "grid_size": 3, "horizon": 99} for row in range(3) for column in range(3)]
     assert count_trained(tasks, config) == 8
+    single = config | {"env": "DarkroomLarge-v0", "task_kwargs": [{"goal": [0, 0]}], "train_env_ratio": 1.0}
+    assert [count_trained([{"goal": [0, n]}], single) for n in (0, 1)] == [1, 0]
 
 
 def test_the_random_policy_of_short_episodes_is_counted_over_many_spans():

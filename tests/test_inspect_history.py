@@ -126,6 +126,15 @@ def test_an_optimum_that_some_tasks_do_not_know_is_no_fault(tmp_path, capsys):
     assert inspect_history.main([str(path)]) == 0, capsys.readouterr().out
 
 
+def test_datasets_that_nothing_reads_are_a_note(path, capsys):
+    with h5py.File(path, "r+") as file:
+        file["3/notes"] = np.arange(5)
+        file["4/names"] = np.array([b"a", b"b"])
+    assert inspect_history.main([str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "holds notes, which nothing reads" in printed and "holds names" in printed
+
+
 def test_an_unfinished_last_region_is_a_note(tmp_path, capsys):
     markers = np.zeros(20, dtype=np.int8)
     markers[[0, 12]], markers[11] = 1, 2

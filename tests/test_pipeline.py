@@ -93,6 +93,8 @@ def test_a_file_without_markers_trains_and_evaluates_in_standard_mode(tiny_histo
     with pytest.warns(UserWarning) as caught:
         path = train_in(tmp_path / "run", tmp_path)[-1]
     assert [str(w.message) for w in caught if "no compress_markers: standard mode" in str(w.message)]
+    with pytest.warns(UserWarning, match="no compress_markers"):  # what two regions would need is not asked for
+        train_in(tmp_path / "short", tmp_path, "n_transit=20")
     config = load_checkpoint(path)["config"]
     assert config["use_compressed_context"] is False and config["with_dones"] is False
     assert evaluate_in(path, "--episodes", "3", "--repeats", "2")["returns"].shape == (1, 2, 3)
@@ -352,6 +354,13 @@ def test_a_checkpoint_from_before_some_settings_is_evaluated(tiny_histories, tmp
         del checkpoint["config"][name]
     torch.save(checkpoint, tmp_path / "ckpt-20.pt")
     assert evaluate_in(path, "--episodes", "2", "--repeats", "2")["returns"].shape == (1, 2, 2)
+
+
+@pytest.mark.parametrize("out", [".", "..", "/", "results/"])
+def test_a_folder_is_no_name_of_results(out, capsys):
+    with pytest.raises(SystemExit):
+        evaluate.main(["--ckpt", "ckpt-1.pt", "--out", out])
+    assert "not a folder" in capsys.readouterr().err
 
 
 def test_results_that_cannot_be_written_are_told_before_the_work(tiny_histories, tmp_path, monkeypatch):

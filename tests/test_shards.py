@@ -120,6 +120,24 @@ def test_collection_goes_on_from_shards(shards, tiny_histories, tmp_path, capsys
     assert collect.main(arguments) == 0 and "already complete" in capsys.readouterr().out
 
 
+def test_shards_of_an_index_with_another_name_are_left_alone(shards, tmp_path):
+    """They were taken for an unfinished collection, and lost with `--overwrite`."""
+    kept, before = shards.rename(shards.with_name("kept.hdf5")), contents(shards.with_name("kept.hdf5"))
+    arguments = ["--traj-dir", str(shards.parent), "--log-dir", str(tmp_path), *set_flags(*TINY_ENV, *TINY_SOURCE)]
+    assert collect.main([*arguments, "--set", "total_source_timesteps=384", "--shards", "5"]) == 0
+    assert contents(kept) == before and len(list(shards.parent.glob("*.shards-*"))) == 2
+
+
+def test_shards_of_other_settings_stay_where_they_are(shards, tmp_path):
+    shards.unlink()
+    (folder,) = shards.parent.glob("*.shards-*")
+    collect.prepare_parts(folder, tiny_config())
+    arguments = ["--traj-dir", str(shards.parent), "--log-dir", str(tmp_path), *set_flags(*TINY_ENV, *TINY_SOURCE)]
+    with pytest.raises(InputError, match="collected with other settings .total_source_timesteps: 1920 there, 384"):
+        collect.main([*arguments, "--set", "total_source_timesteps=384"])
+    assert folder.is_dir()
+
+
 def test_a_file_that_says_its_tasks_are_alike_is_checked_when_they_are_read(tiny_histories, tmp_path):
     """So opening reads one task only; here another one is not as the file says."""
     config, path = tiny_config() | {"in_memory": "never"}, tmp_path / "changed.hdf5"
