@@ -90,7 +90,8 @@ def returns_per_rollout(group: Arrays, regions: list[tuple[int, int]]) -> np.nda
     """Mean return of the episodes that ended in each region, (regions,); empty where the group has no `dones`."""
     if not {"dones", "rewards"} <= set(group):
         return np.zeros(0)
-    return mean_return_per_rollout(group["rewards"][()], group["dones"][()], regions)
+    rewards, dones = (group[name][()].reshape(group["states"].shape[:2]) for name in ("rewards", "dones"))
+    return mean_return_per_rollout(rewards, dones, regions)
 
 
 def entropy_per_rollout(group: Arrays, regions: list[tuple[int, int]]) -> np.ndarray:

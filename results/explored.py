@@ -55,6 +55,7 @@ def explorers() -> str:
     further = {"explorer": more} | {
         prefix: {f"{prefix} searching-on": "memory, no search begins anew"} for prefix in RESTARTING
     }
+    further["hard-explorer"]["hard-explorer plain"] = "memory, no search begins anew, always temperature 0.6"
     parts = [
         compare(
             family,

@@ -45,6 +45,7 @@ BOUNDARIES = {
 SHORT = "train_timesteps=2000"  # half of the shipped updates
 SEARCHING_ON = ("--set", "restart_after=null")
 RESTARTING = {"default": (), "searching-on": SEARCHING_ON}
+PLAIN = (*SEARCHING_ON, "--set", "exploring_temperature=null")
 LONG = ("--episodes", "500", "--repeats", "4")
 ONE_LIFE = {"default": ("--episodes", "1", "--set", f"horizon={LIFE}", "--span", f"{SPAN}")}
 ALONG_A_LIFE = {"pulls": ("--episodes", "1", "--span", f"{PULLS}")}  # of a bandit
@@ -70,7 +71,7 @@ class Setting:
     model: a model config in place of the family's.
     evaluations: name of a score file to further arguments of evaluate.py.
     controls: end of the name of a further setting to arguments of controls.py, for all evaluations but long ones and
-        those in which no search begins anew.
+        those that act in another way.
     tells_ends: whether ends.py counts the region ends that the first seed predicts.
     """
 
@@ -234,8 +235,8 @@ SETTINGS = [
         "hard-explorer",
         family="darkroom_hard",
         seeds=(0, 1, 2),
-        evaluations=RESTARTING,
-        controls={name: (*control, *SEARCHING_ON) for name, control in (CLEARED | OTHER_TASK).items()},
+        evaluations=RESTARTING | {"plain": PLAIN},
+        controls={name: (*control, *PLAIN) for name, control in (CLEARED | OTHER_TASK).items()},
     ),
     *explorer_controls("darkroom_hard", "hard-explorer", interval=40, n_slots=136, batch_size=8832, full=480),
     explorer("hard-explorer-unreached", "reached_observations=false", family="darkroom_hard"),
@@ -313,7 +314,7 @@ def wanted(setting: Setting, split: int, seed: int) -> dict[Path, tuple[str, ...
     scores = {}
     for evaluation, arguments in setting.evaluations.items():
         scores[score_path(setting.name, split, seed, evaluation)] = ("evaluate.py", *arguments)
-        for control, more in setting.controls.items() if arguments not in (LONG, SEARCHING_ON) else ():
+        for control, more in setting.controls.items() if arguments not in (LONG, SEARCHING_ON, PLAIN) else ():
             path = score_path(f"{setting.name}-{control}", split, seed, evaluation)
             scores[path] = ("results/controls.py", *arguments, *more)
     if setting.tells_ends and (split, seed) == (0, 0):

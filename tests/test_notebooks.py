@@ -3,6 +3,7 @@
 import os
 
 import nbformat
+import numpy as np
 import pytest
 from conftest import tiny_config, write_file
 from nbclient import NotebookClient
@@ -93,3 +94,11 @@ def test_a_model_of_another_family_shows_what_it_has(path, context, figures, tol
     model = untrained(tmp_path / "ckpt-1.pt", *ranges, "train_env_ratio=0.5", *context)
     executed = execute(path, monkeypatch, CKPT=model)
     assert n_figures(executed) == figures and all(words in printed(executed) for words in told)
+
+
+def test_arrays_of_other_shapes_that_training_takes_are_shown(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    shapes = {"states": rng.integers(9, size=(24, 3)), "rewards": rng.random((24, 3, 1)).astype(np.float32)}
+    path = write_file(tmp_path / "flat.hdf5", tiny_config(), 24, 3, next_states=None, **shapes)
+    executed = execute(HISTORY, monkeypatch, HISTORY=path)
+    assert n_figures(executed) == 4 and "observations of one entry" in str(executed.cells)
