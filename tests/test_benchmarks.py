@@ -6,6 +6,8 @@ import math
 import pytest
 from faults import run
 
+from utils import ROOT
+
 STAGES = ("stepping", "collection", "training", "evaluation", "opening", "operations")
 pytestmark = pytest.mark.slow
 
@@ -17,3 +19,12 @@ def test_all_benchmarks_run_and_write_one_table(tmp_path):
     assert set(results) == {"machine"} and all(stage["settings"] for stage in stages)
     rows = [row for stage in stages for row in stage["rows"]]
     assert len(rows) > 40 and all(row["name"] in printed and math.isfinite(row["median"]) for row in rows)
+
+
+def test_the_table_is_what_was_measured():
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    measured = json.loads((ROOT / "benchmarks" / "results.json").read_text())
+    for stage in ("collection", "training", "evaluation"):
+        for row in measured[stage]["rows"]:
+            median = f"{row['median']:,.4g}" if row["median"] < 1e4 else f"{row['median']:,.0f}"
+            assert f"| {stage} | {row['name']} | {median} |" in text
