@@ -90,7 +90,7 @@ def returns_per_rollout(group: Arrays, regions: list[tuple[int, int]]) -> np.nda
     """Mean return of the episodes that ended in each region, (regions,); empty where the group has no `dones`."""
     if not {"dones", "rewards"} <= set(group):
         return np.zeros(0)
-    rewards, dones = (group[name][()].reshape(group["states"].shape[:2]) for name in ("rewards", "dones"))
+    rewards, dones = (group[name][()].reshape(len(group[name]), -1) for name in ("rewards", "dones"))
     return mean_return_per_rollout(rewards, dones, regions)
 
 
