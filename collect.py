@@ -193,7 +193,7 @@ def check_parts(parts: Path, config: dict) -> None:
 def first_pass_created(config: dict, traj_dir: Path) -> str | None:
     """When the histories were collected that a source learns from; None where it learns from none, or they are missing."""
     source = algorithm.source_class(config)
-    path = source.first_pass(config, traj_dir) if hasattr(source, "first_pass") else None
+    path = history_path(source.first_pass(config), traj_dir) if hasattr(source, "first_pass") else None
     return read_origin(path).created_utc if path and path.is_file() else None
 
 

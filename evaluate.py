@@ -329,9 +329,8 @@ def check_spaces(path: Path, trained_config: dict, config: dict) -> None:
 def count_trained(tasks: list[dict], trained_config: dict) -> int:
     """How many of `tasks` are among a model's training tasks, by the arguments that tell these apart."""
     family = env.list_tasks(trained_config)
-    names = env.differing_arguments(family) or env.differing_arguments(
-        family + tasks
-    )  # a single task differs from none
+    of_one_task = [] if len(family) > 1 else tasks  # a single task differs from none in its family
+    names = env.differing_arguments(family + of_one_task)
 
     def told(task: dict) -> list:
         return [task.get(name) for name in names]

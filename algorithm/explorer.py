@@ -53,17 +53,15 @@ class Explorer(StreamLearners):
         return Beliefs(known, self.vec_env.num_envs)
 
     @staticmethod
-    def first_pass(config: dict, traj_dir: Path) -> Path:
-        """The history file of `learns_from`."""
-        return history_path(config | {"alg": config["learns_from"], "learns_from": None}, traj_dir)
+    def first_pass(config: dict) -> dict:
+        """The config of the histories that it learns from."""
+        return config | {"alg": config["learns_from"], "learns_from": None}
 
     @staticmethod
     def prepare(config: dict, traj_dir: Path) -> Knowledge:
         """Learn from the first pass, training tasks only."""
-        first_pass, path = (
-            config | {"alg": config["learns_from"], "learns_from": None},
-            Explorer.first_pass(config, traj_dir),
-        )
+        first_pass = Explorer.first_pass(config)
+        path = history_path(first_pass, traj_dir)
         check_countable(env.describe_spaces(config)["action_space"])
         if not path.is_file():
             raise InputError(

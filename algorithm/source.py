@@ -23,7 +23,8 @@ class Source(Protocol):
     `alg` in a config names one of `algorithm.ALGORITHM`, or `module:Class`, one of the user's own.
 
     A source may have a static method `prepare(config, traj_dir)`, called once before any task is begun. What it
-    returns goes to the constructor, as the keyword `prepared`.
+    returns goes to the constructor, as the keyword `prepared`. One that reads other histories there has a static method
+    `first_pass(config)` too, the config of these, so that an interrupted collection never goes on with others.
 
     Attributes:
         keys: config keys that it reads besides those that every source has. Optional.
