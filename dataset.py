@@ -63,8 +63,8 @@ class ADDataset(Dataset):
         self.draws_histories = self.context.windows_are_histories or self.config["histories"] != "every"
         interval, length = self.config["compress_interval"], self.config["rollout_length"]
         joins = self.context.marks_regions and length and interval % length == 0  # regions of several rollouts
-        checked = self.config | {"compress_interval": (length if self.draws_histories or joins else None) or interval}
-        self.history = HistoryFile(path, checked, self.tasks, n_stream, source_timesteps)
+        marked = length if self.draws_histories or joins else interval
+        self.history = HistoryFile(path, self.config, self.tasks, n_stream, source_timesteps, region_length=marked)
         self.arrays, self.n_streams = self.history.arrays, self.history.n_streams
         self._check_kind(path)
         self.soft_targets = self.config["soft_targets"] and self.history.has_soft_targets
@@ -137,7 +137,7 @@ class ADDataset(Dataset):
         return spans
 
     def _rollouts_per_region(self) -> int:
-        return self.config["compress_interval"] // self.history.config["compress_interval"]
+        return self.config["compress_interval"] // self.history.region_length
 
     def _join_rollouts(self) -> list[list[tuple[int, int]]]:
         """Per task the (start, stop) of what may be a region: one from the start of each rollout on, of one or more."""

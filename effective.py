@@ -118,9 +118,9 @@ def automatic_interval(path: Path, config: dict, origin: Origin, history: Histor
 def read_for_pace(path: Path, config: dict, rollout_length: int) -> HistoryFile:
     """Histories of training tasks, `MOST_TASKS` at most, with all that tells how their source learned."""
     tasks = env.split_tasks(config)["train"]
-    reading = {"compress_interval": rollout_length, "soft_targets": True, "in_memory": "always"}
+    reading, steps = {"soft_targets": True, "in_memory": "always"}, config["train_source_timesteps"]
     tasks = tasks[:: -(-len(tasks) // MOST_TASKS)]
-    return HistoryFile(path, config | reading, tasks, source_timesteps=config["train_source_timesteps"])
+    return HistoryFile(path, config | reading, tasks, source_timesteps=steps, region_length=rollout_length)
 
 
 def allowed_intervals(history: HistoryFile, config: dict) -> list[int]:
@@ -130,7 +130,7 @@ def allowed_intervals(history: HistoryFile, config: dict) -> list[int]:
     Where episodes are not all of one length, a region holds at least one of the longest. Four regions fit into a
     stream; with `histories: whole`, `history_regions` of them.
     """
-    rollout = history.config["compress_interval"]
+    rollout = history.region_length
     episodes = episode_lengths(history) if "dones" in history.arrays else ()
     if not len(episodes):
         return []

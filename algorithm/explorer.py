@@ -69,8 +69,8 @@ class Explorer(StreamLearners):
                 f"env and an algorithm config of alg: {config['learns_from']}. It counts observations: expected at "
                 f"most {MOST_OBSERVATIONS} different ones on all training tasks together"
             )
-        reading = READING | {"compress_interval": config["n_steps"]}
-        history = HistoryFile(path, first_pass | reading, env.split_tasks(config)["train"])
+        tasks = env.split_tasks(config)["train"]
+        history = HistoryFile(path, first_pass | READING, tasks, region_length=config["n_steps"])
         with closing(history.file):
             return learn_from(history, config["rewards_per_round"])
 

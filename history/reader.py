@@ -37,6 +37,7 @@ class HistoryFile:
         tasks: task indices, in the order wanted.
         n_stream, source_timesteps: how many streams and steps per stream to use; None for all.
         spaces: observation and action space; None for those of the config's env.
+        region_length: steps of every finished region that the file marks; None for the config's `compress_interval`.
 
     Attributes:
         arrays: name to (N, ...), an ndarray or a StoredArray.
@@ -56,8 +57,10 @@ class HistoryFile:
         n_stream: int | None = None,
         source_timesteps: int | None = None,
         spaces: tuple[gym.Space, gym.Space] | None = None,
+        region_length: int | None = None,
     ):
         self.path, self.config = path, config
+        self.region_length = region_length or config["compress_interval"]
         self.observation_space, self.action_space = spaces or env.spaces(config)
         with ExitStack() as opened:
             file = opened.enter_context(open_history(path, config))
@@ -245,7 +248,7 @@ class HistoryFile:
         if markers.ndim == 2 and (markers != markers[:, :1]).any():
             raise InputError(f"{place}: differs between streams; the streams of a task share their rollouts")
         try:
-            return find_regions(of_first_stream(markers)[:n_steps], self.config["compress_interval"])
+            return find_regions(of_first_stream(markers)[:n_steps], self.region_length)
         except ValueError as error:
             if not self.config["use_compressed_context"]:
                 return []  # standard mode does without; ADDataset then says what it cannot do
