@@ -134,10 +134,7 @@ def main(argv: list[str] | None = None) -> int:
     if not ranks.is_first:
         return 0
     if not returns.shape[-1]:
-        raise InputError(
-            f"in some environments no episode ended within {args.episodes} x {longest} steps, episodes x the longest one by the "
-            "env or `horizon`; raise it with --set horizon=N"
-        )
+        raise InputError(env.no_episode_ended(config))
     settings = {
         "checkpoint": str(path), "update": checkpoint["update"], "mode": args.mode, "repeats": args.repeats,
         "seed": args.seed, "span": args.span, "success": args.success, "config": config,

@@ -43,7 +43,7 @@ class TrainingLog:
             returns: (tasks, repeats, episodes). indices: of these tasks.
         """
         if not returns.shape[-1]:
-            print("no episode ended in the evaluation: episodes are longer than `horizon` says", file=sys.stderr)
+            print(f"note: {env.no_episode_ended(self.config)}", file=sys.stderr)
             return
         n_last = max(1, returns.shape[-1] // 10)
         last = returns[..., -n_last:].mean(axis=(1, 2))  # (tasks,)

@@ -225,7 +225,7 @@ def run_trial(trial: optuna.Trial, search: Search) -> float:
             show_progress=False,
         )  # fmt: skip
         if not returns.size:
-            raise InputError("no episode ended in the evaluation: episodes are longer than `horizon` says")
+            raise InputError(env.no_episode_ended(config))
         trial.report(float(returns.mean()), run.update)
         if number < N_REPORTS and trial.should_prune():
             raise optuna.TrialPruned

@@ -6,7 +6,7 @@ any list. Importing this package registers the families' ids.
 """
 
 # ruff: noqa: F401, I001, these are the names that others use
-from env.checks import check_horizon, config_problems, probe_tasks, stepped_problems, unread_notes
+from env.checks import check_horizon, config_problems, no_episode_ended, probe_tasks, stepped_problems, unread_notes
 from env.darkroom import DarkroomVecEnv
 from env.families import FAMILIES, Family, differing_arguments, list_tasks, split_tasks, task_labels, why_no_tasks
 from env.making import make_env, make_source_env, make_vec_env

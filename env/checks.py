@@ -21,7 +21,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 
 from config.schema import KEYS
 from env.families import FAMILIES, list_tasks, whole_family
-from env.making import find_spec, keys_read, make_env, own_limit, split_wrapper, told_optimum
+from env.making import find_spec, keys_read, make_env, max_episode_steps, own_limit, split_wrapper, told_optimum
 from env.watching import Watched
 from files import EnvironmentFault, InputError, describe_foreign_error
 from utils import find_class
@@ -214,6 +214,14 @@ def _with_limit(config: dict, n_steps: int) -> str:
     """The flag that lets Gymnasium end episodes; it takes the place of all of `env_kwargs`, so it repeats these."""
     shown = yaml.safe_dump(config["env_kwargs"] | {"max_episode_steps": n_steps}, default_flow_style=True, width=10_000)
     return f"--set {shlex.quote(f'env_kwargs={shown.strip()}')}"
+
+
+def no_episode_ended(config: dict) -> str:
+    """What to say of an evaluation that counts nothing, since in some environments no episode ended."""
+    return (
+        f"in some environments no episode ended: by the env or `horizon` the longest one has {max_episode_steps(config)} steps; "
+        "let evaluate.py wait longer with --set horizon=N"
+    )
 
 
 def check_horizon(config: dict, overrides: list[str]) -> None:

@@ -109,7 +109,7 @@ def main() -> None:
     chosen = [tasks[i] for i in held_out]
     returns = evaluate_tasks(model, chosen, args.repeats, args.episodes, seed=0, envs_at_once=runs, span=args.span)
     if not returns.shape[-1]:
-        raise InputError("in some environments no episode ended; raise how long one may be with --set horizon=N")
+        raise InputError(env.no_episode_ended(config))
     settings = {
         "checkpoint": str(args.ckpt), "update": checkpoint["update"], "repeats": args.repeats, "span": args.span,
         "memory": args.memory, "lapses": args.lapses, "config": config,
