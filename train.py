@@ -52,7 +52,6 @@ from checkpoints import (
     save_checkpoint,
 )
 from config.loading import Config, complete_config, differences, free_when_resuming, given_settings, load_config
-from config.schema import ALL_KEYS
 from dataset import ADDataset
 from effective import effective_config, reads_interval, settings_of_file
 from evaluate import evaluate_tasks, mode_name
@@ -230,7 +229,7 @@ def newest_checkpoint(run_dir: Path, config: Config, origin: dict) -> dict | Non
         return None
     path, checkpoint = found
     before = complete_config(checkpoint["config"], path)
-    free = free_when_resuming() | {name for name, key in ALL_KEYS.items() if not key.is_read(config)}
+    free = free_when_resuming(config)
     if config["train_timesteps"] > before["train_timesteps"]:
         free.add("train_timesteps")
     if differing := differences(before, config, sorted((set(config) | set(before)) - free)):

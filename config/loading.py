@@ -152,9 +152,11 @@ def absent_value(name: str, config: dict) -> Any:
     return None if unread else ALL_KEYS[name].default
 
 
-def free_when_resuming() -> set[str]:
-    """Keys that a resumed training run may have other values of: they change nothing that is learned."""
-    return set(names(Decides.EVALUATION, Decides.LOGGING, Decides.RUNNING))
+def free_when_resuming(config: dict) -> set[str]:
+    """Keys that a resumed training run may have other values of: they change nothing that is learned, or nothing reads them."""
+    own = foreign_keys("algorithm", config) | foreign_keys("model", config)
+    unread = {name for name, key in ALL_KEYS.items() if not key.is_read(config)} - set(own)
+    return unread | set(names(Decides.EVALUATION, Decides.LOGGING, Decides.RUNNING))
 
 
 def free_in_evaluation() -> tuple[str, ...]:
