@@ -129,12 +129,12 @@ def prepare(
 def prepare_locked(config: dict, output: Path, parts: Path, overwrite: bool) -> tuple[list[int], dict]:
     """The tasks to collect and further arguments of the source, while the lock is held."""
     remove_temporaries(output.parent, output.name)
-    if not parts.exists() and (left := unnamed_shards(output)):  # killed just before it could write the index
-        if not overwrite:
-            check_parts(left[-1], config)
-        left[-1].rename(parts)
+    # A run that was killed just before it wrote the index left its parts as shards
+    left = None if parts.exists() else next(reversed(unnamed_shards(output)), None)
     if not overwrite:
-        check_parts(parts, config)
+        check_parts(left or parts, config)
+    if left:
+        left.rename(parts)
     source = algorithm.source_class(config)  # preparing it can take minutes: what is wrong is told before
     prepared = {"prepared": source.prepare(config, output.parent)} if hasattr(source, "prepare") else {}
     prepare_parts(parts, config)

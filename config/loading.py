@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def override_config(config: dict, overrides: list[str], changeable: tuple[str, .
     Raises:
         InputError: listing every problem found.
     """
-    known = {name: key for name, key in _keys_of_model(config).items() if name in config}
+    known = {name: key for name, key in _known_keys(config).items() if name in config}
     problems = _unknown_overrides(overrides, known)
     given = [override.partition("=")[0] for override in overrides]
     problems += [
@@ -154,8 +155,7 @@ def absent_value(name: str, config: dict) -> Any:
 
 def free_when_resuming(config: dict) -> set[str]:
     """Keys that a resumed training run may have other values of: they change nothing that is learned, or nothing reads them."""
-    own = foreign_keys("algorithm", config) | foreign_keys("model", config)
-    unread = {name for name, key in ALL_KEYS.items() if not key.is_read(config)} - set(own)
+    unread = {name for name, key in _known_keys(config).items() if not key.is_read(config)}
     return unread | set(names(Decides.EVALUATION, Decides.LOGGING, Decides.RUNNING))
 
 
@@ -201,12 +201,13 @@ def foreign_keys(section: str, values: dict) -> dict[str, Key]:
     return {name: key for keys in found for name, key in keys.items()}
 
 
-def _keys_of_model(config: dict) -> dict[str, Key]:
-    """All keys, those of a checkpoint's own classes too; a class that cannot be imported is told by whoever makes it."""
-    try:
-        return ALL_KEYS | foreign_keys("model", config)
-    except Exception:
-        return ALL_KEYS
+def _known_keys(config: dict) -> dict[str, Key]:
+    """All keys, those of a config's own classes too; a class that cannot be imported is told by whoever makes it."""
+    known = dict(ALL_KEYS)
+    for section in ("algorithm", "model"):
+        with suppress(Exception):
+            known |= foreign_keys(section, config)
+    return known
 
 
 def _read_section(name: str, path: str | Path, overrides: list[str]) -> Section:

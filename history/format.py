@@ -16,15 +16,16 @@ FORMAT_VERSION = 1  # the newest that this code reads, and the one it writes
 REQUIRED_FIELDS = ("states", "actions", "rewards")
 NUMBER_KINDS = "biuf"  # of dtypes: True or False, whole and real numbers
 FIELDS = (*REQUIRED_FIELDS, "dones")  # what training reads of every step; the last one is optional
-SOFT_TARGETS = ("action_probs", "action_means", "action_stds")
-KNOWN_FIELDS = (*FIELDS, "next_states", *SOFT_TARGETS, "compress_markers")  # other datasets of a group are not read
+OF_DISCRETE = ("action_probs",)  # the source policy's distribution of discrete actions
+OF_CONTINUOUS = ("action_means", "action_stds")  # and of continuous ones
+KNOWN_FIELDS = (*FIELDS, "next_states", *OF_DISCRETE, *OF_CONTINUOUS, "compress_markers")  # others are not read
 RESULTS = ("optimal_return", "mean_return_per_rollout")
 RESERVED = ("seed", *RESULTS)  # attributes of a group that are no argument of its task
 
 
 def soft_target_names(action_space: gym.Space) -> tuple[str, ...]:
     """The datasets that hold the source policy's distributions of such actions."""
-    return ("action_means", "action_stds") if isinstance(action_space, gym.spaces.Box) else ("action_probs",)
+    return OF_CONTINUOUS if isinstance(action_space, gym.spaces.Box) else OF_DISCRETE
 
 
 def history_path(config: dict, traj_dir: str | Path) -> Path:

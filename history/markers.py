@@ -56,10 +56,9 @@ def find_regions(markers: np.ndarray, compress_interval: int) -> list[tuple[int,
             raise ValueError(
                 f"expected a region start (1) at step {expected_start}, found the next one at step {start}"
             )
-        following = int(starts[i + 1]) if i + 1 < len(starts) else len(markers)
-        if following < len(markers) and not (i < len(ends) and ends[i] < following):
+        if i + 1 < len(starts) and (i >= len(ends) or ends[i] >= starts[i + 1]):
             raise ValueError(
-                f"the region from step {start} on has no end (2) before the next one starts at {following}"
+                f"the region from step {start} on has no end (2) before the next one starts at {starts[i + 1]}"
             )
         stop = int(ends[i]) + 1 if i < len(ends) else len(markers)
         finished, length = i < len(ends), stop - start

@@ -47,6 +47,7 @@ SEARCHING_ON = ("--set", "restart_after=null")
 RESTARTING = {"default": (), "searching-on": SEARCHING_ON}
 PLAIN = (*SEARCHING_ON, "--set", "exploring_temperature=null")
 LONG = ("--episodes", "500", "--repeats", "4")
+UNCONTROLLED = (LONG, SEARCHING_ON, PLAIN)  # evaluations for which no controls are run
 ONE_LIFE = {"default": ("--episodes", "1", "--set", f"horizon={LIFE}", "--span", f"{SPAN}")}
 ALONG_A_LIFE = {"pulls": ("--episodes", "1", "--span", f"{PULLS}")}  # of a bandit
 UNREAD = ("memory_regions=8", "varied_room=1.0")  # memory's keys go back to their defaults
@@ -70,8 +71,7 @@ class Setting:
     standard AD.
     model: a model config in place of the family's.
     evaluations: name of a score file to further arguments of evaluate.py.
-    controls: end of the name of a further setting to arguments of controls.py, for all evaluations but long ones and
-        those that act in another way.
+    controls: end of the name of a further setting to arguments of controls.py, for all evaluations but UNCONTROLLED.
     tells_ends: whether ends.py counts the region ends that the first seed predicts.
     """
 
@@ -314,7 +314,7 @@ def wanted(setting: Setting, split: int, seed: int) -> dict[Path, tuple[str, ...
     scores = {}
     for evaluation, arguments in setting.evaluations.items():
         scores[score_path(setting.name, split, seed, evaluation)] = ("evaluate.py", *arguments)
-        for control, more in setting.controls.items() if arguments not in (LONG, SEARCHING_ON, PLAIN) else ():
+        for control, more in setting.controls.items() if arguments not in UNCONTROLLED else ():
             path = score_path(f"{setting.name}-{control}", split, seed, evaluation)
             scores[path] = ("results/controls.py", *arguments, *more)
     if setting.tells_ends and (split, seed) == (0, 0):

@@ -62,7 +62,7 @@ def test_a_context_reads_the_keys_of_the_one_it_builds_on(context):
     kept = ["kept_fraction=0.3"] if context == "window" else ["token_type_loss_weight=0.3", "boundaries=predicted"]
     own = load_config(paths, [f"context=mine:{context}", *kept], checks=(model_problems,))
     assert own == load_config(paths, kept) | {"context": f"mine:{context}"}
-    assert not set(keys_of("context", context)) - {"boundaries", "mean_region"} & free_when_resuming(own)
+    assert not (set(keys_of("context", context)) - {"boundaries", "mean_region"}) & free_when_resuming(own)
     trained = complete_config(own | {"observation_space": {}}, "ckpt-1.pt")
     if context != "window":
         assert override_config(trained, ["boundaries=fixed"], free_in_evaluation(), ())["boundaries"] == "fixed"
