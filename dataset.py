@@ -155,7 +155,7 @@ class ADDataset(Dataset):
         """What puts training histories together, from the (tasks, regions, 2) starts and stops of the rollouts."""
         length, interval = self.config["rollout_length"], self.config["compress_interval"]
         n_whole = (spans[..., 1] - spans[..., 0] == length).sum(axis=1)
-        self._check_histories(int(n_whole.min()) * length)
+        self._check_histories(n_whole)
         kind, more = HISTORIES[self.config["histories"]], {}
         if kind is CausalHistories:
             more["returns"] = [self._region_returns(task, n * length // interval) for task, n in enumerate(n_whole)]
@@ -166,20 +166,22 @@ class ADDataset(Dataset):
         stride = self.config["region_stride"]
         return kind(n_whole, length, interval, self.n_streams, stride, self.mix_streams, **more)
 
-    def _check_histories(self, shortest: int) -> None:
-        """Raise InputError where `histories` asks for what the file does not hold: streams of `shortest` whole rollouts' steps."""
+    def _check_histories(self, n_whole: np.ndarray) -> None:
+        """Raise InputError where `histories` asks for what the file does not hold: (tasks,) whole rollouts of a stream."""
         config, path = self.config, self.history.path
         length, interval, n_regions = (
             config[name] for name in ("rollout_length", "compress_interval", "history_regions")
         )
+        shortest = int(n_whole.min()) * length
         if config["region_ends"] == "news" and not config["with_dones"]:
             raise InputError(f"{path}: has no dones, which region_ends: news needs; use region_ends: fixed")
         if problems := interval_problems(config | {"n_steps": length}, may_divide=True):
             raise InputError(f"{path}: {problems[0]}")
         if shortest < max(length, interval):
             raise InputError(
-                f"{path}: a task has no {max(length, interval)} steps of whole rollouts, as one region needs; "
-                "lower compress_interval, or use more of the file (train_source_timesteps)"
+                f"{path}:/{self.tasks[n_whole.argmin()]}: has {shortest} steps of whole rollouts, expected {max(length, interval)} "
+                f"at least: a rollout of {length} and a region of {interval}; lower compress_interval, or use more of the file "
+                "(train_source_timesteps)"
             )
         ends_early = (
             config["histories"] == "whole" and not config["repeat_last_region"] and n_regions * interval > shortest

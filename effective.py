@@ -41,11 +41,17 @@ def effective_config(config: dict, traj_dir: str | Path, given: dict[str, Any] |
     if not origin.fields:
         raise InputError(f"{path}: has no groups named 0, 1, ... that hold histories of tasks; collect it again")
     recorded = source_settings(origin, path)
+    told = recorded or rollouts_of(origin)
     if given:
-        _check_given(path, given, recorded, config)
-    config = config | (recorded or rollouts_of(origin))
+        _check_given(path, given, told, config)
+    config = config | told
     if given is not None and "n_stream" not in recorded | given:  # a file of another program: all that it has
         config |= {"n_stream": origin.n_streams}
+        if origin.n_streams != origin.most_streams:
+            warnings.warn(
+                f"{path} has tasks of {origin.n_streams} to {origin.most_streams} streams: {origin.n_streams} of each are used",
+                stacklevel=2,
+            )
     config |= standard_mode(config, origin, path)
     missing = [name for name in ("next_states", "dones") if name not in origin.fields]
     if config["reached_observations"] and missing:

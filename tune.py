@@ -50,7 +50,7 @@ from effective import allowed_intervals, automatic_interval, read_for_pace
 from evaluate import evaluate_tasks
 from files import InputError, lock, make_folder, one_line, write_atomically
 from history.format import history_path
-from history.origin import read_origin
+from history.origin import read_origin, when_made
 from model.context import make_context
 from ranks import Ranks
 from train import default_run_dir, new_run, read_config, train_step
@@ -139,7 +139,7 @@ def prepare_search(args: argparse.Namespace) -> Search:
         raise InputError(f"{path}: has no compress_markers, so nothing to compress")
     if config["context"] != "memory":
         is_given = any(override.partition("=")[0] == "histories" for override in args.overrides)
-        mixes = config["mix_streams"] and origin.n_streams > 1
+        mixes = config["mix_streams"] and (origin.n_streams or 0) > 1
         histories = "causal" if config["histories"] == "every" and mixes and not is_given else config["histories"]
         forced = ["use_compressed_context=true", "context=memory", f"histories={histories}"]
         print(f"{config_paths(args)['model']} has context {config['context']}: searched is {', '.join(forced)}")
@@ -259,8 +259,8 @@ def open_study(search: Search) -> optuna.Study:
         )
     except (ValueError, KeyError, AssertionError) as error:  # a line that is no JSON, no text, or none of Optuna's
         raise InputError(f"{path}: damaged ({one_line(error, 200)}); remove it, or name another --out") from error
-    origin = read_origin(history_path(search.config, search.args.traj_dir), search.config)
-    now = dict(search.config) | {"updates": search.args.updates, "histories of": origin.created_utc}
+    made = when_made(history_path(search.config, search.args.traj_dir), search.config)
+    now = dict(search.config) | {"updates": search.args.updates, "histories of": made}
     then = yaml.safe_load(study.user_attrs.get("settings", "null")) or now
     if differing := differences(then, now, sorted((set(now) | set(then)) - set(names(Decides.RUNNING)))):
         raise InputError(f"{search.folder}: holds a search with other settings ({differing}); name another --out")

@@ -183,6 +183,11 @@ def _read_task(path: Path, file: h5py.File, task: int) -> tuple[TaskReport, Arra
             arrays = {name: np.asarray(data[()]) for name, data in datasets.items() if name in KNOWN_FIELDS}
         if missing := [name for name in REQUIRED_FIELDS if name not in arrays]:
             raise InputError(f"{report.place}: lacks the dataset {', '.join(missing)}; collect it again")
+        if arrays["states"].ndim < 2:
+            raise InputError(
+                f"{report.place}/states: has shape {arrays['states'].shape}, expected (steps, streams, entries); where there is "
+                "one stream, write each array with an axis of length 1 for it"
+            )
     except InputError as error:
         report.problems.append(str(error))
         return report, {}
@@ -246,12 +251,14 @@ def _training_problems(path: Path, report: TaskReport, arrays: Arrays, expected:
 def guessed_spaces(arrays: Arrays) -> tuple[gym.Space, gym.Space]:
     """Spaces that hold any finite observation, and the actions that there are."""
     observations = gym.spaces.Box(-np.inf, np.inf, arrays["states"].shape[2:])
-    actions = arrays["actions"]
-    if np.issubdtype(actions.dtype, np.integer):
-        sizes = np.atleast_1d(actions.max(axis=(0, 1)).clip(min=0).astype(int) + 1)
-        if "action_probs" in arrays:  # values that no action has may be of any entry
-            sizes[-1] += max(0, arrays["action_probs"].shape[-1] - sizes.sum())
-        return observations, gym.spaces.Discrete(sizes[0]) if actions.ndim == 2 else gym.spaces.MultiDiscrete(sizes)
+    actions, probs = arrays["actions"], arrays.get("action_probs")
+    if np.issubdtype(actions.dtype, np.integer) and actions.min() >= 0 and "action_means" not in arrays:
+        sizes = np.atleast_1d(actions.max(axis=(0, 1)).astype(int) + 1)
+        if actions.ndim == 2:
+            return observations, gym.spaces.Discrete(sizes[0] if probs is None else probs.shape[-1])
+        if probs is not None:  # values that no action has may be of any entry
+            sizes[-1] += max(0, probs.shape[-1] - sizes.sum())
+        return observations, gym.spaces.MultiDiscrete(sizes)
     return observations, gym.spaces.Box(-np.inf, np.inf, actions.shape[2:])
 
 
@@ -298,6 +305,9 @@ def _gap_problems(report: TaskReport, arrays: Arrays) -> Iterable[str]:
     if "dones" not in arrays or states.size != after.size:  # a wrong size is told by `_training_problems`
         return
     after = after.reshape(states.shape)
+    if states.dtype.kind == after.dtype.kind == "f":  # a float32 is not the float64 that it was made from
+        narrower = min(states.dtype, after.dtype, key=lambda dtype: dtype.itemsize)
+        states, after = states.astype(narrower), after.astype(narrower)
     differs = (states[1:] != after[:-1]).any(axis=tuple(range(2, states.ndim)))
     gaps = np.argwhere(differs & ~arrays["dones"][:-1].astype(bool))
     if len(gaps):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ import env
 from config.loading import differences, load_config, recorded_settings
 from config.schema import KEYS
 from files import InputError, one_line
-from history.format import FORMAT_VERSION
-from history.markers import of_first_stream, rollout_length
+from history.format import FORMAT_VERSION, NUMBER_KINDS
+from history.markers import REGION_END, of_first_stream, rollout_length
 from scripts import families, family_paths, sources
 from utils import ROOT
 
@@ -38,9 +39,9 @@ class Origin:
         recorded: the config it was collected with; {} in older files.
         created_utc, git_commit, versions: of the collection; "" where the file does not say. `versions` is YAML.
         rollout_length: steps per stream in a rollout: the recorded `n_steps`, else the most common distance
-            between region starts of the first task; None without markers.
-        fields: the datasets of the first task.
-        n_streams: of the first task, or where `n_stream` is not recorded the fewest of any; None where it has no states.
+            between region starts of the first task that has a finished region; None without markers.
+        fields: the datasets that any task has.
+        n_streams, most_streams: the fewest and the most of any task; None where none has states.
         format_version: 1 for older files, which have none.
     """
 
@@ -51,6 +52,7 @@ class Origin:
     rollout_length: int | None
     fields: frozenset[str]
     n_streams: int | None
+    most_streams: int | None
     format_version: int
 
 
@@ -72,25 +74,57 @@ def origin_of(file: h5py.File, path: Path, config: dict | None = None) -> Origin
     recorded = recorded_config(file, path, config)
     with reading(path, config):
         told = dict(file.attrs)
-        first = task_group(file, path, first_task(file), config)
-        fields = frozenset(first) if isinstance(first, h5py.Group) else frozenset()
-        n_streams = count_streams(first)
-        if n_streams and "n_stream" not in recorded:
-            of_tasks = [count_streams(task_group(file, path, task, config)) for task in task_numbers(file)]
-            n_streams = min(n for n in of_tasks if n)
-        length = recorded.get("n_steps")
-        if not isinstance(length, int) or length < 2:
-            markers = np.asarray(first["compress_markers"][()]) if "compress_markers" in fields else np.zeros(())
-            length = rollout_length(of_first_stream(markers)) if markers.ndim in (1, 2) else None
-    texts = {name: str(told.get(name, "")) for name in ("created_utc", "git_commit", "versions")}
+        names, streams, lengths = set(), set(), []
+        for task in telling_tasks(file, config):
+            group = task_group(file, path, task, config)
+            if isinstance(group, h5py.Group):
+                names |= set(group)
+                streams |= {count_streams(group)} - {None}
+                lengths += marked_lengths(group)
+    length = recorded.get("n_steps")
+    if not isinstance(length, int) or length < 2:
+        length = next((n for n, is_finished in lengths if is_finished), lengths[0][0] if lengths else None)
+    texts = [str(told.get(name, "")) for name in ("created_utc", "git_commit", "versions")]
     version = int(told.get("format_version", FORMAT_VERSION))
-    return Origin(recorded, **texts, rollout_length=length, fields=fields, n_streams=n_streams, format_version=version)
+    fewest, most = min(streams, default=None), max(streams, default=None)
+    return Origin(recorded, *texts, length, frozenset(names), fewest, most, version)
+
+
+def when_made(path: Path, config: dict) -> str:
+    """When a history file was collected; where it does not say, what tells its contents from others: a checksum."""
+    with open_history(path, config) as file, reading(path, config):
+        if created := str(file.attrs.get("created_utc", "")):
+            return created
+        checksum = 0
+        for task in telling_tasks(file, config):
+            group = task_group(file, path, task, config)
+            if isinstance(group, h5py.Group) and isinstance(data := group.get("rewards"), h5py.Dataset):
+                checksum = zlib.crc32(np.ascontiguousarray(data[()]).tobytes(), checksum)
+    return f"at no known time, with rewards of checksum {checksum:08x},"
+
+
+def telling_tasks(file: h5py.File, config: dict | None) -> list[int]:
+    """The tasks of the config's env that tell what an open file holds: one, where the file says that all are alike."""
+    if "every_task" in file.attrs:
+        return [task for task in [first_task(file)] if task is not None]
+    n_tasks = len(env.list_tasks(config)) if config else None
+    return [task for task in task_numbers(file) if n_tasks is None or task < n_tasks]
 
 
 def count_streams(group: h5py.Group) -> int | None:
     """The streams that a task's `states` hold; None where these are missing, or no array of streams."""
-    shape = getattr(group.get("states"), "shape", ()) if isinstance(group, h5py.Group) else ()
+    shape = getattr(group.get("states"), "shape", None) or ()
     return shape[1] if len(shape) > 1 else None
+
+
+def marked_lengths(group: h5py.Group) -> list[tuple[int, bool]]:
+    """The steps of a rollout by a task's markers, and whether a rollout is finished; empty where it has no markers."""
+    data = group.get("compress_markers")
+    is_array = isinstance(data, h5py.Dataset) and data.dtype.kind in NUMBER_KINDS
+    if not is_array or not data.size or data.ndim not in (1, 2):
+        return []
+    markers = of_first_stream(np.asarray(data[()]))
+    return [(rollout_length(markers), REGION_END in markers)]
 
 
 def recorded_config(file: h5py.File, path: Path, config: dict | None = None) -> dict:
