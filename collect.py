@@ -110,11 +110,16 @@ def prepare(
     if output.exists() and not output.is_file():
         raise InputError(f"{output}: is no file; move it away, or choose another --traj-dir")
     if output.exists() and not overwrite:
-        recorded = read_origin(output, config).recorded
-        if not recorded:
+        origin = read_origin(output, config)
+        if not origin.recorded:
             raise InputError(f"{output}: exists, but does not say with what settings; --overwrite replaces it")
-        check_same_settings(config, recorded, output)
+        check_same_settings(config, origin.recorded, output)
         print(f"{output} is already complete; use --overwrite to collect it again")
+        learned_from = first_pass_created(config, output.parent)
+        if learned_from and origin.created_utc and learned_from > origin.created_utc:
+            print(
+                f"note: the histories that it learned from were collected again since, {learned_from}", file=sys.stderr
+            )
         return None
     make_folder(output.parent)
     make_folder(log_dir)
@@ -318,7 +323,7 @@ def collect_task(config: dict, task: int, path: Path, log_dir: Path | None, prep
     log = log_dir and str(log_dir / f"task-{task}")
     source = algorithm.source_class(config)(config, vec_env, seed, log, **(prepared or {}))
     history = source.run()
-    check_history(history, vec_env.action_space, n_steps)
+    check_history(history, env.spaces(config), n_steps, config["n_stream"])
     vec_env.close()
     attributes = task_attributes(arguments, seed, env.optimal_return(config, arguments), history)
     write_atomically(path, lambda temporary: write_history(temporary, str(task), history, attributes, n_steps))

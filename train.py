@@ -57,7 +57,7 @@ from effective import effective_config, reads_interval, settings_of_file
 from evaluate import evaluate_tasks, mode_name
 from files import InputError, WriteError, lock, make_folder, one_line, remove_temporaries, write_atomically
 from history.format import file_name, history_path
-from history.origin import read_origin
+from history.origin import when_made
 from model import config_problems as model_problems
 from model import make_model
 from model.context import make_context
@@ -191,7 +191,7 @@ def new_run(
 def describe_origin(config: Config, traj_dir: str) -> dict:
     """Where a run's weights come from: history file, code and libraries."""
     path = history_path(config, traj_dir)
-    history = {"path": str(path), "created_utc": read_origin(path, config).created_utc}
+    history = {"path": str(path), "created_utc": when_made(path, config)}
     return {"history": history, "git_commit": git_commit(), "versions": library_versions()}
 
 
@@ -238,7 +238,7 @@ def newest_checkpoint(run_dir: Path, config: Config, origin: dict) -> dict | Non
             "use --overwrite to replace it or --run-dir to keep both"
         )
     then, now = (o["history"]["created_utc"] if o else None for o in (checkpoint.get("origin"), origin))
-    if then is not None and then != now:
+    if then and then != now:
         raise InputError(
             f"{run_dir}: its histories were collected again since (created {then} there, {now or 'at no known time'} "
             f"now, in {origin['history']['path']}); use --overwrite to replace the run or --run-dir to keep both"
@@ -362,6 +362,8 @@ def train(run: Run, signals: StopSignals) -> None:
         losses = train_step(run)
         bar.update()
         stopping = ranks.any(bool(signals))  # all ranks stop after the same update
+        if is_due(run, "log_interval") or is_due(run, "ckpt_interval"):
+            check_weights(run)
         if is_due(run, "log_interval"):
             losses = ranks.mean(losses)
             if log:
@@ -376,6 +378,16 @@ def train(run: Run, signals: StopSignals) -> None:
         log.close()
     run.forward = run.model
     ranks.leave()
+
+
+def check_weights(run: Run) -> None:
+    """Raise InputError where training has diverged; what is saved is from before."""
+    for name, weights in run.model.named_parameters():
+        if not torch.isfinite(weights).all():
+            raise InputError(
+                f"{run.run_dir}: training has diverged: after update {run.update} {name} is not finite; lower lr, "
+                f"{run.config['lr']}, or look for huge values in the histories with inspect_history.py"
+            )
 
 
 def is_due(run: Run, interval: str) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import random
 import subprocess
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -65,6 +67,18 @@ def get_config(path: str | Path, _including: tuple[Path, ...] = ()) -> dict:
     for include in includes:
         config |= get_config(ROOT / include, (*_including, path))
     return config | own
+
+
+def import_module(name: str) -> ModuleType:
+    """A module of the user's; one that ends the script with sys.exit could not be imported.
+
+    Raises:
+        ImportError: it called sys.exit. Whatever else it raises is let through.
+    """
+    try:
+        return importlib.import_module(name)
+    except SystemExit as error:
+        raise ImportError(f"{name} called sys.exit({error.code!r})") from error
 
 
 def find_class(name: str, table: dict[str, type]) -> type:

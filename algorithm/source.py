@@ -13,8 +13,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import env
 from config.schema import Key
-from history.format import REQUIRED_FIELDS, soft_target_names
+from history.format import FIELDS, REQUIRED_FIELDS, soft_target_names
 from history.markers import find_regions, mark_regions
+from history.values import Spaces, entry_shape, value_problem
 
 
 class Source(Protocol):
@@ -133,12 +134,23 @@ class Recorder:
         return history | {name: np.concatenate(values) for name, values in self.policy.items()}
 
 
-def check_history(history: dict[str, np.ndarray], action_space: gym.Space, region_length: int) -> None:
-    """Raise ValueError, saying what is wrong, for arrays that training could not use."""
+def check_history(history: dict[str, np.ndarray], spaces: Spaces, region_length: int, n_streams: int) -> None:
+    """Raise ValueError, saying what is wrong, for arrays that training could not use.
+
+    Args:
+        spaces: observation and action space of the family.
+        n_streams: that the config asks for.
+    """
+    if not isinstance(history, dict):
+        raise ValueError(f"the source's run() gave {type(history).__name__}, expected a dict of arrays")
     needed = (*REQUIRED_FIELDS, "dones", "compress_markers")
     if missing := [name for name in needed if name not in history]:
         raise ValueError(f"the source's history lacks {', '.join(missing)}")
     shape = history["states"].shape[:2]
+    if shape[1:] != (n_streams,) or not shape[0]:
+        raise ValueError(
+            f"the source's states are of {shape} steps and streams, expected some steps of {n_streams} streams"
+        )
     for name, array in history.items():
         expected = shape[:1] if name == "compress_markers" else shape
         if array.shape[: len(expected)] != expected:
@@ -146,9 +158,17 @@ def check_history(history: dict[str, np.ndarray], action_space: gym.Space, regio
                 f"the source's {name} have shape {array.shape}, expected {expected} first, by its states; "
                 "a policy is given at every step or at none"
             )
-    known = soft_target_names(action_space)
+    known = soft_target_names(spaces[1])
     if found := [name for name in history if name.startswith("action_") and name not in known]:
         raise ValueError(f"the source's policy has {', '.join(found)}, expected {' and '.join(known)} for its actions")
+    for name in set(history) & {*FIELDS, "next_states", *known}:
+        array, entry = history[name], entry_shape(name, spaces)
+        if np.prod(array.shape[2:], dtype=int) != np.prod(entry, dtype=int):
+            raise ValueError(
+                f"the source's {name} have shape {array.shape}, expected {(*shape, *entry)}, by the env's spaces"
+            )
+        if problem := value_problem(name, array.reshape(*shape, *entry), spaces):
+            raise ValueError(f"the source's {name}: {problem}")
     find_regions(history["compress_markers"], region_length)
 
 

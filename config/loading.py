@@ -194,11 +194,22 @@ def context_name(config: dict) -> str:
 def foreign_keys(section: str, values: dict) -> dict[str, Key]:
     """Keys that classes of the user's bring along: `keys` of each class that a value `module:Class` names.
 
-    Raises whatever the user's module raises.
+    Raises:
+        ValueError: one is no Key, or has the name of a shipped key that others read. Whatever the user's module
+            raises is let through.
     """
     classes = [values.get(chooser) for chooser in CLASS_KEYS[section]]
     found = [getattr(find_class(name, {}), "keys", {}) for name in classes if isinstance(name, str) and ":" in name]
-    return {name: key for keys in found for name, key in keys.items()}
+    own = {name: key for keys in found for name, key in keys.items()}
+    for name, key in own.items():
+        if not isinstance(key, Key):
+            raise ValueError(f"its key {name!r} is {key!r}, expected a Key, of config/schema.py")
+        shipped = ALL_KEYS.get(name)
+        if shipped and (name not in KEYS[section] or (shipped.only is None and key != shipped)):
+            raise ValueError(
+                f"its key {name!r} is one of the shipped keys, which others read too; give it another name"
+            )
+    return own
 
 
 def _known_keys(config: dict) -> dict[str, Key]:
@@ -222,7 +233,7 @@ def _read_section(name: str, path: str | Path, overrides: list[str]) -> Section:
     try:
         section.keys |= foreign_keys(name, chosen)
     except Exception as error:  # whatever a user's module raises
-        section.problems.append(f"{path}: a class that it names cannot be imported: {describe_foreign_error(error)}")
+        section.problems.append(f"{path}: a class that it names cannot be used: {describe_foreign_error(error)}")
     if own and not set(own) & set(section.keys):
         belongs = [other for other, keys in KEYS.items() if set(own) & set(keys)]
         section.problems.append(f"{path}: is no {name} config{f', but one of: {belongs[0]}' if belongs else ''}")

@@ -22,13 +22,14 @@ from stable_baselines3.common.preprocessing import is_image_space
 from config.schema import KEYS
 from env.families import FAMILIES, list_tasks, whole_family
 from env.making import find_spec, keys_read, make_env, max_episode_steps, own_limit, split_wrapper, told_optimum
-from env.watching import Watched
+from env.watching import Watched, entry_sizes
 from files import EnvironmentFault, InputError, describe_foreign_error
 from utils import find_class
 
 SUPPORTED = (Discrete, MultiDiscrete, MultiBinary, Box)
 FLATTEN = '{wrapper: "gymnasium.wrappers:FlattenObservation"}'
 PROBE_STEPS = 5  # of each task
+MOST_VALUES = 1_000_000  # of a discrete entry
 MOST_PROBE_STEPS = 2_000  # of all tasks; but at least one of each
 
 
@@ -114,7 +115,8 @@ def _nearest(name: str) -> str:
     if versions := sorted(other for other in gym.registry if stem(other) == stem(env_id)):
         return f"; there is {' and '.join(module + colon + other for other in versions)}"
     close = difflib.get_close_matches(env_id, [*FAMILIES, *gym.registry], n=3)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    named = [other if other in FAMILIES else module + colon + other for other in close]
+    return f"; did you mean {' or '.join(named)}?" if close else ""
 
 
 def _wrapper_problems(config: dict) -> list[str]:
@@ -220,7 +222,7 @@ def no_episode_ended(config: dict) -> str:
     """What to say of an evaluation that counts nothing, since in some environments no episode ended."""
     return (
         f"in some environments no episode ended: by the env or `horizon` the longest one has {max_episode_steps(config)} steps; "
-        "let evaluate.py wait longer with --set horizon=N"
+        "let evaluate.py wait longer with --set horizon=N, or count the returns of so many steps with --span"
     )
 
 
@@ -242,7 +244,11 @@ def _space_problems(role: str, space: gym.Space) -> list[str]:
     has_axes = len(space.shape) > 1 and not isinstance(space, Box)
     is_whole = role == "action" and isinstance(space, Box) and space.dtype.kind != "f"
     is_endless = role == "action" and isinstance(space, Box) and not np.isfinite([space.low, space.high]).all()
+    sizes = entry_sizes(space)
     wrongs = {
+        "has no entries": 0 in space.shape,
+        f"has entries of more than {MOST_VALUES:,} values, each of which is embedded": sizes is not None
+        and np.max(sizes, initial=0) > MOST_VALUES,
         "has several axes": has_axes,
         "has no axis": role == "observation" and isinstance(space, Box) and not space.shape,
         "is of whole numbers, which MultiDiscrete is for": is_whole,
@@ -282,17 +288,27 @@ def probe_tasks(config: dict) -> list[str]:
     Every task is reset and takes a few random actions; of a shipped family only the first one does. For
     configs in which `config_problems` finds nothing.
     """
-    seen: dict[str, int] = {}
-    for number, task in enumerate(config["task_kwargs"]):
-        first = seen.setdefault(str(sorted(task.items())), number)
+    seen: dict[object, int] = {}
+    listed = whole_family(config) if config["task_kwargs"] else []
+    for number, task in enumerate(listed):
+        first = seen.setdefault(_comparable(task), number)
         if first != number:
-            same = f"task_kwargs: entries {first} and {number} are the same task, {config['task_kwargs'][first]}"
+            same = f"task_kwargs: entries {first} and {number} are the same task, {listed[first]}"
             return [f"{same}; leave one out, so that no task is both trained on and held out"]
     labelled = _tasks_to_make(config)
     for number, (_, task) in enumerate(labelled):
         if found := _probe(config, task, n_steps=max(1, min(PROBE_STEPS, MOST_PROBE_STEPS // len(labelled)))):
             return [f"env: '{config['env']}': task {number}, {found}"]
     return []
+
+
+def _comparable(value: object) -> object:
+    """A value of YAML as one that can be looked up: equal ones are equal, as 1 and 1.0, whatever the order of names."""
+    if isinstance(value, dict):
+        return frozenset((name, _comparable(entry)) for name, entry in value.items())
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_comparable, value))
+    return value if isinstance(value, (int, float)) else repr(value)
 
 
 def _probe(config: dict, task: dict, n_steps: int) -> str | None:

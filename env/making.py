@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import copy
 import inspect
 import math
 from dataclasses import replace
@@ -18,7 +18,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from config.schema import SOURCE, SPLIT, TASKS, names
 from env.families import FAMILIES, first_task, list_tasks
 from env.watching import Watched, entry_sizes
-from files import InputError
+from files import EnvironmentFault, InputError
+from utils import import_module
 
 _limits: dict[str, int | None] = {}  # of environments that had to be made to know
 
@@ -27,7 +28,7 @@ def find_spec(name: str) -> EnvSpec | None:
     """What Gymnasium knows of an id; None if it does not know it. `module:id` imports the module first."""
     module, colon, env_id = name.rpartition(":")
     if colon:
-        importlib.import_module(module)
+        import_module(module)
     return gym.registry.get(env_id)
 
 
@@ -35,7 +36,8 @@ def wrapped_spec(config: dict) -> EnvSpec:
     """What Gymnasium makes the config's env from: what it knows of the id, and around that `wrappers`, the first innermost."""
     spec = find_spec(config["env"])
     wrappers = [
-        WrapperSpec(entry["wrapper"].partition(":")[2], *split_wrapper(entry)) for entry in config.get("wrappers", ())
+        WrapperSpec(entry["wrapper"].partition(":")[2], *copy.deepcopy(split_wrapper(entry)))
+        for entry in config.get("wrappers", ())
     ]
     return replace(spec, additional_wrappers=(*spec.additional_wrappers, *wrappers))
 
@@ -46,11 +48,17 @@ def split_wrapper(entry: dict) -> tuple[str, dict]:
 
 
 def make_env(config: dict, task: dict, render_mode: str | None = None) -> gym.Env:
-    """One scalar environment of a task."""
+    """One scalar environment of a task, with arguments of its own: it may change them."""
     drawing = {} if render_mode is None else {"render_mode": render_mode}
     if family := FAMILIES.get(config["env"]):
         return family.scalar(**task, **drawing)
-    return Monitor(Watched(gym.make(wrapped_spec(config), **task | drawing), task))
+    try:
+        made = gym.make(wrapped_spec(config), **copy.deepcopy(task) | drawing)
+    except SystemExit as error:  # it would end the script without a word
+        raise EnvironmentFault(
+            f"{task}: it called sys.exit({error.code!r}) when it was made; mend the environment"
+        ) from error
+    return Monitor(Watched(made, task))
 
 
 def make_vec_env(config: dict, tasks: list[dict], render_mode: str | None = None) -> VecEnv:

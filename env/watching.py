@@ -70,10 +70,11 @@ class Watched(gym.Wrapper):
 
 def as_its_space(action: object, space: gym.Space) -> object:
     """An action in its space's own type: a source's and a model's are of floats of 32 bits, also for MultiBinary."""
-    if not isinstance(space, (Box, MultiBinary)) or getattr(action, "dtype", None) == space.dtype:
+    is_its = isinstance(action, np.ndarray) and action.dtype == space.dtype  # else of no axis: a number of numpy's
+    if not isinstance(space, (Box, MultiBinary)) or is_its:
         return action
     action = np.asarray(action, space.dtype)
-    return action.clip(space.low, space.high) if isinstance(space, Box) else action
+    return np.asarray(action.clip(space.low, space.high)) if isinstance(space, Box) else action
 
 
 def is_finite(values: np.ndarray | float) -> np.ndarray:

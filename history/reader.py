@@ -18,11 +18,11 @@ from files import InputError
 from history.format import FIELDS, NUMBER_KINDS, REQUIRED_FIELDS, soft_target_names
 from history.markers import find_regions, of_first_stream
 from history.origin import check_env, check_shards, open_history, reading, recorded_config, shards_of, task_group
+from history.values import entry_shape, value_problem
 
 MEMORY_SHARE = 0.5  # of what is free; larger datasets stay in the file
 CACHE_BYTES = 256e6  # for pieces of such a dataset
 GROUPS_KEPT = 256  # open at a time; their shards are open too, and a process may mostly open 1,024 files
-SUM_TOLERANCE = 0.01  # of probabilities: float16 keeps three digits
 Group = dict[str, h5py.Dataset]  # of a task: its datasets that this code reads
 
 
@@ -130,12 +130,15 @@ class HistoryFile:
             group = task_group(file, self.path, task, self.config)
             if not isinstance(group, h5py.Group):
                 n_tasks = len(env.list_tasks(self.config))
-                raise InputError(f"{self.path}: has no group '{task}'; the config's env has tasks 0 to {n_tasks - 1}")
+                raise InputError(
+                    f"{self.path}: has no group '{task}'; the config's env has tasks 0 to {n_tasks - 1}: "
+                    "collect it again, or let the env have those of the file"
+                )
             found = {name: group[name] for name in names if name in group}
             if missing := [name for name in REQUIRED_FIELDS if name not in found]:
                 raise InputError(f"{place}: lacks the dataset {', '.join(missing)}; collect it again")
             for name, data in found.items():
-                if not isinstance(data, h5py.Dataset) or data.dtype.kind not in NUMBER_KINDS:
+                if not isinstance(data, h5py.Dataset) or data.dtype.kind not in NUMBER_KINDS or data.shape is None:
                     raise InputError(f"{place}/{name}: is no dataset of numbers; collect it again")
                 _ = data.shape, data.chunks  # h5py keeps them, once read without an error
         return found
@@ -152,11 +155,9 @@ class HistoryFile:
     def _sizes_to_use(self, group: Group, source_timesteps: int | None, n_stream: int | None) -> tuple[int, int]:
         """Steps per stream and streams of a task."""
         states, shape = f"{self.path}:{group['states'].name}", group["states"].shape
-        if len(shape) < 2 or 0 in shape:
-            raise InputError(
-                f"{states}: has shape {shape}, expected (steps, streams, entries), none of them 0; collect it again"
-            )
-        if len(shape) == 2 and self.entry_shape("states") != (1,):
+        if 0 in shape:
+            raise InputError(f"{states}: has shape {shape}, expected none of them 0; collect it again")
+        if len(shape) < 2 or (len(shape) == 2 and self.entry_shape("states") != (1,)):
             raise InputError(
                 f"{states}: has shape {shape}, expected (steps, streams, entries) with {self.entry_shape('states')[0]} entries; "
                 "where there is one stream, write each array with an axis of length 1 for it"
@@ -178,13 +179,7 @@ class HistoryFile:
 
     def entry_shape(self, name: str) -> tuple[int, ...]:
         """Shape of one step of one stream, as the arrays have it."""
-        is_discrete = isinstance(self.action_space, gym.spaces.Discrete)
-        if name in ("rewards", "dones") or (name == "actions" and is_discrete):
-            return ()
-        if name == "action_probs":
-            return (int(env.entry_sizes(self.action_space).sum()),)
-        space = self.observation_space if name in ("states", "next_states") else self.action_space
-        return (int(np.prod(space.shape, dtype=int)),)
+        return entry_shape(name, (self.observation_space, self.action_space))
 
     def _check_shapes(self, group: Group) -> None:
         for name in self.names:
@@ -197,43 +192,10 @@ class HistoryFile:
                 )
 
     def check_values(self, place: str, name: str, values: np.ndarray, start: int) -> None:
-        """Raise InputError where a value cannot be: not finite, or outside the env's spaces.
-
-        Args:
-            values: (steps, E, ...), the first one being step `start`.
-        """
-        spaces = {"states": self.observation_space, "next_states": self.observation_space, "actions": self.action_space}
-        space = spaces.get(name)
-        if space is not None and (sizes := env.entry_sizes(space)) is not None:
-            highest = sizes - 1
-            with np.errstate(invalid="ignore"):
-                is_whole = np.isin(values % 1, 0)  # False for NaN too
-            wrong, expected = ~(is_whole & (values >= 0) & (values <= highest)), f"whole numbers 0 to {np.max(highest)}"
-        elif name == "action_probs":
-            wrong, expected = ~((values >= 0) & (values <= 1)), "probabilities"
-        elif name == "action_stds":
-            wrong, expected = ~((values > 0) & env.is_finite(values)), "standard deviations"
-        elif name == "dones":
-            wrong, expected = ~np.isin(values, (0, 1)), "True or False"
-        else:
-            wrong, expected = ~env.is_finite(values), "finite numbers, as float32 holds them"
-        if wrong.any():
-            step, *rest = (int(i) for i in np.argwhere(wrong)[0])
+        """Raise InputError where a value cannot be; see `value_problem`."""
+        if problem := value_problem(name, values, (self.observation_space, self.action_space), start):
             raise InputError(
-                f"{place}: value {values[step, *rest]} at {(start + step, *rest)}, expected {expected}; the file does not fit the config's env, or "
-                "is damaged: collect it again"
-            )
-        if name == "action_probs":
-            self._check_sums(place, values, start)
-
-    def _check_sums(self, place: str, probs: np.ndarray, start: int) -> None:
-        n_entries = int(np.prod(self.action_space.shape, dtype=int))
-        sums = probs.sum(axis=-1, dtype=np.float64)
-        if (wrong := np.argwhere(~(np.abs(sums - n_entries) <= n_entries * SUM_TOLERANCE))).size:
-            step, stream = (int(i) for i in wrong[0])
-            raise InputError(
-                f"{place}: at {(start + step, stream)} they sum to {sums[step, stream]:.3f}, expected probabilities that sum to "
-                f"{n_entries}; collect it again"
+                f"{place}: {problem}; the file does not fit the config's env, or is damaged: collect it again"
             )
 
     def _regions(self, group: Group, n_steps: int) -> list[tuple[int, int]]:

@@ -7,11 +7,12 @@ from torch import nn
 
 from files import InputError, describe_foreign_error, one_line
 from model.ad import AD
-from model.context import CONTEXT, context_class
+from model.context import CONTEXT, Context, context_class
 from model.interface import Model
 from utils import find_class
 
 MODEL: dict[str, type[Model]] = {"AD": AD}
+OWN_METHODS = {"model": ("forward", "actor"), "context": ("n_places", "cut", "layout")}
 
 
 def make_model(config: dict) -> Model:
@@ -22,10 +23,17 @@ def make_model(config: dict) -> Model:
 def config_problems(config: dict) -> list[str]:
     """What is wrong with the model part of a config, beyond types and ranges."""
     problems = []
-    for name, table, method in (("model", MODEL, "evaluate_in_context"), ("context", CONTEXT, "rolling")):
+    for name, table, base in (("model", MODEL, Model), ("context", CONTEXT, Context)):
         try:
-            if not callable(getattr(find_class(config[name], table), method, None)):
-                problems.append(f"{name}: '{config[name]}' has no method {method}, which every {name} has")
+            found = find_class(config[name], table)
+            if not (isinstance(found, type) and issubclass(found, base)):
+                problems.append(
+                    f"{name}: '{config[name]}' is no class that builds on {base.__module__}.{base.__name__}"
+                )
+            elif missing := [method for method in OWN_METHODS[name] if getattr(found, method) is getattr(base, method)]:
+                problems.append(
+                    f"{name}: '{config[name]}' has no {' and no '.join(missing)} of its own, as every {name} has"
+                )
         except KeyError:
             problems.append(f"{name}: unknown '{config[name]}', expected one of {', '.join(table)}, or module:Class")
         except Exception as error:  # whatever a user's module raises

@@ -161,7 +161,7 @@ def _draw_film(recorder: FrameRecorder, labels: list[str]) -> list[Image.Image]:
                 if not frames[i]:
                     continue
                 at = min(step, len(frames[i]) - 1)  # an episode that has ended waits for the others
-                axes.set_title("\n".join([*names[i], f"return {returns[i][at]:.4g}"]), fontsize=8)
+                axes.set_title("\n".join([*names[i], f"return {returns[i][at]:.4g}"]), fontsize=8, parse_math=False)
                 if axes.images:
                     axes.images[0].set_data(frames[i][at])
                 else:

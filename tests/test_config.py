@@ -194,8 +194,11 @@ def test_all_problems_are_listed_at_once(tmp_path):
             "task_kwargs and task_ranges are both given(.|\\n)*task_ranges: g is in env_kwargs too",
         ),
         (["env=dark_key_to_door", "n_tasks=6562"], "n_tasks 6562 is more than the 6561 tasks there are"),
-        (["context=json:JSONDecoder"], "context: 'json:JSONDecoder' has no method rolling, which every context has"),
-        (["model=json:JSONDecoder"], "model: 'json:JSONDecoder' has no method evaluate_in_context"),
+        (
+            ["context=json:JSONDecoder"],
+            "context: 'json:JSONDecoder' is no class that builds on model.context.base.Context",
+        ),
+        (["model=json:JSONDecoder"], "model: 'json:JSONDecoder' is no class that builds on model.interface.Model"),
         (["alg=SARSA"], "alg: unknown algorithm 'SARSA', expected one of PPO, A2C"),
         (["alg=DQN"], "alg: DQN is off-policy: .* no rollouts that could be regions; use one of PPO, A2C"),
         (["alg=SAC"], "alg: SAC is off-policy"),

@@ -1,6 +1,7 @@
 """The environments: dynamics with known answers, the split, and batched equals scalar."""
 
 import re
+import sys
 import warnings
 from pathlib import Path
 
@@ -563,6 +564,69 @@ def test_an_array_that_is_used_again_is_kept_at_an_episodes_end(config):
 def test_identical_tasks_are_refused(faulty):
     (problem,) = env.probe_tasks(faulty({"a": 1, "b": 2}, {"a": 1}, {"b": 2, "a": 1}))
     assert problem.startswith("task_kwargs: entries 0 and 2 are the same task, {'a': 1, 'b': 2}")
+    (problem,) = env.probe_tasks(faulty({"a": 1}, {"a": 1.0}))
+    assert "entries 0 and 1 are the same task" in problem
+    (problem,) = env.probe_tasks(faulty({"a": 1}, {}) | {"env_kwargs": {"a": 1}})
+    assert "entries 0 and 1 are the same task" in problem
+
+
+def test_an_environment_may_change_its_arguments(config):
+    class Shuffling(Lengths):
+        def __init__(self, boxes):
+            super().__init__()
+            boxes.append(len(boxes))
+            self.boxes = boxes
+
+    gym.register("Shuffling-v0", Shuffling)
+    config = config | {"env": "Shuffling-v0", "task_kwargs": [{"boxes": [0]}]}
+    tasks = env.list_tasks(config)
+    held = env.make_vec_env(config, tasks * 3).get_attr("boxes")
+    del gym.registry["Shuffling-v0"]
+    assert held == [[0, 1]] * 3 and tasks == [{"boxes": [0]}]
+
+
+@pytest.mark.parametrize(
+    ("space", "problem"),
+    [
+        (gym.spaces.Box(-1, 1, (0,)), "has no entries"),
+        (gym.spaces.Discrete(2**40), "has entries of more than 1,000,000 values"),
+        (gym.spaces.Discrete(1_000_000), None),
+    ],
+)
+def test_spaces_that_nothing_can_be_learned_from_are_refused(config, space, problem):
+    gym.register("Sized-v0", type("Sized", (Lengths,), {"observation_space": space}))
+    problems = env.config_problems(config | {"env": "Sized-v0"})
+    del gym.registry["Sized-v0"]
+    assert (problem in problems[0]) if problem else not problems
+
+
+def test_an_action_without_an_axis_is_an_array(config):
+    class Asking(Lengths):
+        action_space = gym.spaces.Box(-1, 1, (), np.float32)
+
+        def step(self, action):
+            assert isinstance(action, np.ndarray) and action.shape == () and abs(action) <= 1
+            return super().step(action)
+
+    gym.register("Asking-v0", Asking)
+    with env.make_env(config | {"env": "Asking-v0"}, {}) as made:
+        made.reset()
+        for action in (np.float32(0.5), np.array(1, np.float32), np.float64(-3)):
+            made.step(action)
+    del gym.registry["Asking-v0"]
+
+
+@pytest.mark.parametrize("place", ["module", "__init__"])
+def test_a_script_is_not_ended_by_what_an_environment_calls(config, tmp_path, monkeypatch, place):
+    text = (
+        "import sys\nimport gymnasium as gym\n\n\ndef make():\n    sys.exit(0)\n\n\ngym.register('Leaves-v0', make)\n"
+    )
+    (tmp_path / "leaving.py").write_text(text if place == "__init__" else "raise SystemExit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (problem,) = env.config_problems(config | {"env": "leaving:Leaves-v0", "horizon": 5})
+    gym.registry.pop("Leaves-v0", None)
+    sys.modules.pop("leaving", None)
+    assert "called sys.exit(0)" in problem
 
 
 def test_a_bad_argument_is_reported_with_its_tasks_number_and_traceback(faulty):
@@ -590,6 +654,7 @@ def traceback_of(problem: str) -> str:
         ("os:Taxi-v3", "there is os:Taxi-v4"),
         ("Pendulum", "there is Pendulum-v1"),
         ("FrozenLakes-v1", "did you mean FrozenLake-v1"),
+        ("os:FrozenLakes-v1", "did you mean os:FrozenLake-v1"),
         ("darkrom", "did you mean darkroom"),
         ("Zzz-v0", "id; module:id"),
     ],

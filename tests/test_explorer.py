@@ -307,6 +307,17 @@ def test_parts_that_learned_from_another_first_pass_are_refused(explored, tmp_pa
     collect.prepare_parts(parts, config)
 
 
+def test_a_first_pass_that_was_collected_again_is_told(explored, tmp_path, capsys):
+    path = shutil.copy(history_path(tiny_config(), explored), tmp_path)
+    shutil.copy(history_path(EXPLORED, explored), tmp_path)
+    for created, n_notes in (("2020-01-01T00:00:00+00:00", 0), ("2030-01-01T00:00:00+00:00", 1)):
+        with h5py.File(path, "r+") as file:
+            file.attrs["created_utc"] = created
+        assert collect.main(arguments(tmp_path)) == 0
+        out, err = capsys.readouterr()
+        assert "already complete" in out and err.count("were collected again since") == n_notes
+
+
 def test_streams_that_learn_alone_are_not_mixed_without_a_word(explored, tmp_path, capsys):
     flags = ["--alg-config", YAML, "--traj-dir", str(explored), *set_flags(*TINY_ENV, *EXPLORER[1:], *TINY_MODEL)]
     for name, settings, told in (("mixed", [], 1), ("alone", ["histories=whole", "mix_streams=false"], 0)):

@@ -350,6 +350,12 @@ class Fails(Walk):
     def run(self):
         raise ZeroDivisionError("of the user's own")
 
+class Clashes(Walk):
+    keys = {"temperature": Key(float, SOURCE, 5.0)}
+
+class Numbers(Walk):
+    keys = {"certainty": 0.5}
+
 class NoSource:
     pass
 """
@@ -391,6 +397,16 @@ def test_a_scripted_source_is_collected(scripted, tmp_path):
     assert read_origin(path).recorded["certainty"] == 0.75
     _, reports, problems = checks.check_file(path)
     assert not problems and not any(report.problems for report in reports)
+
+
+def test_a_sources_own_keys_have_names_of_their_own(scripted):
+    """A source's `temperature` had become the model's."""
+    for name, message in (
+        ("Clashes", "its key 'temperature' is one of the shipped keys"),
+        ("Numbers", "its key 'certainty' is 0.5, expected a Key"),
+    ):
+        with pytest.raises(InputError, match=message):
+            collect.main(scripted(name))
 
 
 def test_a_sources_own_settings_are_checked_and_compared(scripted):
@@ -441,20 +457,32 @@ def test_a_recorder_refuses_steps_outside_regions_and_regions_of_another_length(
 
 
 def test_a_history_that_could_not_be_trained_on_is_refused():
-    recorder, space = make_recorder(), gym.spaces.Discrete(5)
+    recorder, spaces = make_recorder(), (gym.spaces.MultiDiscrete([9, 9]), gym.spaces.Discrete(5))
     recorder.start_region()
     record_step(recorder, action_probs=np.full((3, 5), 0.2))
     record_step(recorder)
     with pytest.raises(ValueError, match=r"action_probs have shape \(1, 3, 5\), expected \(2, 3\) first"):
-        check_history(recorder.history(), space, 2)
+        check_history(recorder.history(), spaces, 2, 3)
     whole = recorder.history() | {"action_probs": np.full((2, 3, 5), 0.2)}
-    check_history(whole, space, 2)
+    check_history(whole, spaces, 2, 3)
     with pytest.raises(ValueError, match="lacks dones"):
-        check_history({name: array for name, array in whole.items() if name != "dones"}, space, 2)
+        check_history({name: array for name, array in whole.items() if name != "dones"}, spaces, 2, 3)
     with pytest.raises(ValueError, match="policy has action_probs, expected action_means and action_stds"):
-        check_history(whole, gym.spaces.Box(-1, 1, (1,)), 2)
+        check_history(whole, (spaces[0], gym.spaces.Box(-1, 1, (1,))), 2, 3)
     with pytest.raises(ValueError, match="has 2 steps, expected compress_interval = 3"):
-        check_history(whole, space, 3)
+        check_history(whole, spaces, 3, 3)
+    wide, outside = np.full((2, 3, 4), 0.25), np.array([[0, 0, 9], [0, 0, 0]])
+    for changes, message in (
+        ({"action_probs": wide}, r"action_probs have shape \(2, 3, 4\), expected \(2, 3, 5\), by the env's spaces"),
+        ({"action_probs": np.full((2, 3, 5), 0.3)}, r"action_probs: at \(0, 0\) they sum to 1.500"),
+        ({"actions": outside}, r"actions: value 9 at \(0, 2\), expected whole numbers 0 to 4"),
+        ({"rewards": np.full((2, 3), np.nan)}, r"rewards: value nan at \(0, 0\), expected finite numbers"),
+        ({name: array[:, :2] for name, array in whole.items() if array.ndim > 1}, "expected some steps of 3 streams"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_history(whole | changes, spaces, 2, 3)
+    with pytest.raises(ValueError, match="gave NoneType, expected a dict"):
+        check_history(None, spaces, 2, 3)
 
 
 def test_mean_returns_follow_the_regions_whatever_their_length():

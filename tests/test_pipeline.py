@@ -391,21 +391,20 @@ def test_a_foreign_file_says_by_its_markers_how_long_rollouts_are(tiny_histories
     shutil.copy(path, tmp_path / path.name)
     with h5py.File(tmp_path / path.name, "r+") as file:
         file.attrs.clear()
-    settings = set_flags("n_steps=80", "batch_size=4000", "context=memory", "compress_interval=6", "history_regions=4")
-    arguments = ["--traj-dir", str(tmp_path), "--run-dir", str(tmp_path / "run"), "--device", "cpu", *TINY, *settings]
-    assert train.main(arguments) == 0
+    (tmp_path / "own.yaml").write_text(
+        "include: config/algorithm/ppo_darkroom.yaml\nn_stream: 100  # of a source's\nn_steps: 80\nbatch_size: 4000\n"
+    )
+    arguments = ["--traj-dir", str(tmp_path), "--device", "cpu", *TINY[: 2 * len(TINY_ENV)]]
+    arguments += ["--alg-config", str(tmp_path / "own.yaml"), *set_flags(*TINY_MODEL)]
+    memory = set_flags("context=memory", "compress_interval=6", "history_regions=4", "use_compressed_context=true")
+    assert train.main([*arguments, *memory, "--run-dir", str(tmp_path / "run")]) == 0
     config = load_checkpoint(checkpoint_paths(tmp_path / "run")[-1])["config"]
     assert config["n_steps"] == config["rollout_length"] == 12 and config["compress_interval"] == 6
-    (tmp_path / "own.yaml").write_text("include: config/algorithm/ppo_darkroom.yaml\nn_stream: 100  # of a source's\n")
-    arguments = [
-        "--traj-dir",
-        str(tmp_path),
-        "--run-dir",
-        str(tmp_path / "own"),
-        "--device",
-        "cpu",
-        *TINY[: 2 * len(TINY_ENV)],
-    ]
-    arguments += ["--alg-config", str(tmp_path / "own.yaml"), *set_flags(*TINY_MODEL)]
-    assert train.main(arguments) == 0
+    assert train.main([*arguments, "--run-dir", str(tmp_path / "own")]) == 0
     assert load_checkpoint(checkpoint_paths(tmp_path / "own")[-1])["config"]["n_stream"] == 16
+
+
+def test_training_that_has_diverged_is_told_before_anything_is_saved(tiny_histories, tmp_path):
+    with pytest.raises(InputError, match="has diverged: after update 10 .* is not finite; lower lr, 1e.20"):
+        train_in(tmp_path, tiny_histories, "lr=1e20", "warmup_timesteps=0", "log_interval=100")
+    assert not checkpoint_paths(tmp_path)
