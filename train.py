@@ -101,9 +101,9 @@ def read_config(args: argparse.Namespace, overrides: list[str]) -> Config:
     env.check_horizon(config, overrides)
     source = {section: path for section, path in paths.items() if section != "model"}
     given = given_settings(source, overrides, named=set(given_paths(args)))
-    told = {*settings_of_file(config, args.traj_dir), *(override.partition("=")[0] for override in overrides)}
-    if "n_stream" not in told:  # a source's settings do not say how many streams of another program's file to use
-        given.pop("n_stream", None)
+    if "alg" not in settings_of_file(config, args.traj_dir):  # another program's file: a source's YAML does not tell of it
+        for name in {"n_stream", "n_steps"} - {override.partition("=")[0] for override in overrides}:
+            given.pop(name, None)
     effective = effective_config(config, args.traj_dir, given)
     if config["compress_interval"] == "auto" and reads_interval(effective):
         print(f"compress_interval: auto is {effective['compress_interval']} steps")

@@ -400,6 +400,8 @@ def test_a_foreign_file_says_by_its_markers_how_long_rollouts_are(tiny_histories
     assert train.main([*arguments, *memory, "--run-dir", str(tmp_path / "run")]) == 0
     config = load_checkpoint(checkpoint_paths(tmp_path / "run")[-1])["config"]
     assert config["n_steps"] == config["rollout_length"] == 12 and config["compress_interval"] == 6
+    with pytest.raises(InputError, match="n_steps: 12 there, 80 given now"):
+        train.main([*arguments, *set_flags("n_steps=80")])
     assert train.main([*arguments, "--run-dir", str(tmp_path / "own")]) == 0
     assert load_checkpoint(checkpoint_paths(tmp_path / "own")[-1])["config"]["n_stream"] == 16
 
