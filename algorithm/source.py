@@ -161,7 +161,7 @@ def check_history(history: dict[str, np.ndarray], spaces: Spaces, region_length:
     known = soft_target_names(spaces[1])
     if found := [name for name in history if name.startswith("action_") and name not in known]:
         raise ValueError(f"the source's policy has {', '.join(found)}, expected {' and '.join(known)} for its actions")
-    for name in set(history) & {*FIELDS, "next_states", *known}:
+    for name in [name for name in (*FIELDS, "next_states", *known) if name in history]:
         array, entry = history[name], entry_shape(name, spaces)
         if np.prod(array.shape[2:], dtype=int) != np.prod(entry, dtype=int):
             raise ValueError(
