@@ -239,7 +239,7 @@ class ADDataset(Dataset):
         policy, so each shows equally well what the policy did in that rollout. With `currents_per_previous`
         several windows differ in their current region's stream only.
         """
-        is_random = self.mix_streams or self.draws_histories
+        is_random = self.mix_streams or self.timeline.histories is not None
         n_currents = self.context.n_currents if self.mix_streams and self.n_streams > 1 else 1
         samples = rng.integers(len(self), size=batch_size // n_currents)
         batch = self.batch(samples, rng if is_random else None, n_currents)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import signal
+import sys
 
 from config.schema import ALL_KEYS
 from scripts import BAR_SECONDS, add_device_argument, add_set_argument, positive, result_name, run_script, seed_number
@@ -85,6 +86,7 @@ from plots.style import save_figure
 from ranks import Ranks
 from utils import choose_device
 
+NOT_TOLD = "no step's info held `success` or `is_success`"
 N_RANDOM_EPISODES = 100
 N_RANDOM_STEPS = 2000  # at least, where returns are counted per span
 
@@ -130,11 +132,17 @@ def main(argv: list[str] | None = None) -> int:
     ranks.first_does(lambda: make_folder(out.parent))
     # The random policy first: in seconds it tells whether the env counts what is asked for
     random_returns = ranks.first_does(lambda: evaluate_random(config, tasks, args.seed, args.span, args.success))
+    if ranks.is_first and args.success and np.isnan(random_returns).all():
+        print(f"note: by the random policy {NOT_TOLD}", file=sys.stderr)
     returns = evaluate_shared(model, tasks, args, ranks)
     if not ranks.is_first:
         return 0
     if not returns.shape[-1]:
         raise InputError(env.no_episode_ended(config))
+    if args.success:
+        if np.isnan(returns).all() and np.isnan(random_returns).all():
+            raise InputError(f"--success: {NOT_TOLD}; leave it out")
+        returns, random_returns = np.nan_to_num(returns), np.nan_to_num(random_returns)
     settings = {
         "checkpoint": str(path), "update": checkpoint["update"], "mode": args.mode, "repeats": args.repeats,
         "seed": args.seed, "span": args.span, "success": args.success, "config": config,
@@ -266,8 +274,7 @@ def counted_returns(
 ) -> np.ndarray:
     """(N, at most `episodes`) returns of what `run_actor` gives, or (N, spans); with `success`, 1 where an episode had one.
 
-    Raises:
-        InputError: successes are asked for, and no step tells of one.
+    Successes are NaN where no step tells of one: an environment may do so only in the step that succeeds.
     """
     rewards = record["rewards"]
     if span is not None:
@@ -275,9 +282,8 @@ def counted_returns(
         return rewards[: n_spans * span].reshape(n_spans, span, -1).sum(axis=1).T
     if not success:
         return record["returns"][:, :episodes]
-    if np.isnan(record["successes"]).all():
-        raise InputError("--success: expected an env whose step's info holds `success` or `is_success`; leave it out")
-    return (episode_returns(np.nan_to_num(record["successes"]), record["dones"])[:, :episodes] > 0).astype(float)
+    counted = (episode_returns(np.nan_to_num(record["successes"]), record["dones"])[:, :episodes] > 0).astype(float)
+    return np.full_like(counted, np.nan) if np.isnan(record["successes"]).all() else counted
 
 
 def evaluate_random(

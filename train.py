@@ -101,7 +101,9 @@ def read_config(args: argparse.Namespace, overrides: list[str]) -> Config:
     env.check_horizon(config, overrides)
     source = {section: path for section, path in paths.items() if section != "model"}
     given = given_settings(source, overrides, named=set(given_paths(args)))
-    if "alg" not in settings_of_file(config, args.traj_dir):  # another program's file: a source's YAML does not tell of it
+    if "alg" not in settings_of_file(
+        config, args.traj_dir
+    ):  # another program's file: a source's YAML does not tell of it
         for name in {"n_stream", "n_steps"} - {override.partition("=")[0] for override in overrides}:
             given.pop(name, None)
     effective = effective_config(config, args.traj_dir, given)
@@ -341,10 +343,11 @@ def train_to_the_end(run: Run) -> int:
         if run.ranks.size == 1 or not isinstance(error, dist.DistBackendError) and "peer" not in str(error):
             raise
         raise WriteError(f"another rank has ended ({one_line(error, 200)}); the same command goes on") from error
-    if run.is_complete:
+    if run.is_complete and not signals:
         return 0
     name = signal.Signals(signals.received[0]).name if signals else "another rank"
-    print(f"stopped by {name} after update {run.update}, which is saved; the same command goes on", file=sys.stderr)
+    then = "evaluate.py makes the evaluation that may be missing" if run.is_complete else "the same command goes on"
+    print(f"stopped by {name} after update {run.update}, which is saved; {then}", file=sys.stderr)
     return 128 + (signals.received[0] if signals else signal.SIGTERM)
 
 
@@ -448,7 +451,7 @@ def learning_rate(update: int, config: dict) -> float:
 
 
 def build_optimizer(model: nn.Module, config: dict) -> torch.optim.Optimizer:
-    """AdamW that decays weight matrices only, not biases, norms or single vectors."""
+    """AdamW that decays weight matrices, and memory's bias of ages, but no other biases, norms or single vectors."""
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": config["weight_decay"]}, {"params": vectors, "weight_decay": 0.0}]

@@ -192,8 +192,19 @@ def test_successes_are_counted_per_episode():
     found = evaluate.evaluate_random(config, env.list_tasks(config), seed=0, success=True)
     assert found.shape == (2, 100) and found[:, :5].tolist() == [[1, 0, 1, 0, 1], [1, 0, 1, 1, 0]]
     config = tiny_config(*COUNT)
-    with pytest.raises(InputError, match="--success: expected an env whose step's info holds"):
-        evaluate.evaluate_random(config, env.list_tasks(config), seed=0, success=True)
+    assert np.isnan(evaluate.evaluate_random(config, env.list_tasks(config), seed=0, success=True)).all()
+
+
+def test_an_environment_may_tell_of_a_success_only_where_there_is_one():
+    """Then the environments of one chunk may tell of none."""
+    dones, rewards = np.array([[0, 1], [1, 0], [1, 1]], dtype=bool), np.zeros((3, 2))
+    for successes, expected in (
+        ([[np.nan] * 2, [1, np.nan], [np.nan] * 2], [[1, 0], [0, 0]]),
+        ([[np.nan] * 2] * 3, [[np.nan] * 2] * 2),
+        ([[0, 0]] * 3, [[0, 0]] * 2),
+    ):
+        record = {"rewards": rewards, "dones": dones, "successes": np.array(successes, dtype=np.float32)}
+        np.testing.assert_array_equal(evaluate.counted_returns(record, 5, None, success=True), expected)
 
 
 def test_only_numbers_are_successes():

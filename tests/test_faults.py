@@ -294,11 +294,21 @@ def test_a_write_error_of_the_first_rank_ends_all_ranks(tmp_path):
     assert "nothing can be written there" in printed and "the first rank has failed" in printed
 
 
-def test_ctrl_c_during_the_evaluation_within_training_stops_it(tiny_histories, tmp_path):
-    settings = set_flags("eval_interval=5", "eval_episodes=100000", "eval_repeats=2", "train_timesteps=1000")
+@pytest.mark.parametrize(
+    ("n_updates", "words"),
+    [(1000, "after update 6, which is saved; the same"), (5, "after update 5, which is saved; evaluate.py")],
+)
+def test_ctrl_c_during_the_evaluation_within_training_stops_it(tiny_histories, tmp_path, n_updates, words):
+    settings = set_flags(
+        "eval_interval=5",
+        "eval_episodes=100000",
+        "eval_repeats=2",
+        f"train_timesteps={n_updates}",
+        "warmup_timesteps=2",
+    )
     process = start([*TRAIN, "--traj-dir", str(tiny_histories), "--run-dir", str(tmp_path), *settings])
     wait_until(lambda: any(tmp_path.glob("events*")), process)
     time.sleep(3)  # by then it is evaluating, for hours
     printed = kill(process, signal.SIGINT)
-    assert process.returncode == 130 and "stopped by SIGINT after update 6, which is saved" in printed
+    assert process.returncode == 130 and f"stopped by SIGINT {words}" in printed
     assert "Traceback" not in printed

@@ -160,3 +160,14 @@ def test_a_sound_file_gives_no_warning(foreign):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ADDataset(effective_config(config, path.parent, {}), path.parent, "train")
+
+
+@pytest.mark.parametrize("histories", ["every", "causal", "whole"])
+def test_without_markers_a_window_is_of_one_stream(foreign, histories):
+    """Streams were joined where the model config draws histories, though the rollouts are not known."""
+    config, path = foreign(lambda file: None, f"histories={histories}", "n_transit=24", compress_markers=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = ADDataset(effective_config(config, path.parent), path.parent, "train")
+    rewards = dataset.sample_batch(50, np.random.default_rng(0))["rewards"].numpy()
+    assert ((rewards % 10) == (rewards[:, :1] % 10)).all()

@@ -73,6 +73,19 @@ def test_every_step_of_a_rollout_is_a_target_of_a_plain_window(tmp_path, n_trans
     assert n_targets.min() > n_targets.max() / 4
 
 
+@pytest.mark.parametrize("n_transit", [15, 24, 30])
+def test_plain_windows_reach_the_end_of_a_history(tmp_path, n_transit):
+    """The last steps were left out where `n_transit` is no multiple of a region's length."""
+    settings = ["context=window", "use_compressed_context=false", "histories=whole", "mix_streams=false"]
+    dataset = open_file(tmp_path, *settings, f"n_transit={n_transit}", "history_regions=10")
+    shown = set()
+    for seed in range(20):
+        batch = dataset.sample_batch(32, np.random.default_rng(seed))
+        steps, n_shown = batch["rewards"].numpy().astype(int) % 10_000 // 10, batch["region_lengths"].numpy()
+        shown |= set(steps[np.arange(steps.shape[1]) < n_shown])
+    assert shown == set(range(120))
+
+
 @pytest.mark.parametrize(
     "settings, words",
     [

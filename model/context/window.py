@@ -26,7 +26,7 @@ class Window(Context):
         self.n_transit, self.interval = config["n_transit"], config["compress_interval"]
         self.history_regions = config["history_regions"]
         self.region_capacity = self.n_positions = self.n_tokens = self.n_transit
-        self.n_kept = min(max(1, int(self.n_transit * config["kept_fraction"])), self.n_transit - 1)
+        self.n_kept = min(max(1, int(self.n_transit * config["kept_fraction"] + 1e-9)), self.n_transit - 1)
 
     def untrained(self, timeline: Timeline) -> str | None:
         if timeline.histories:
@@ -79,18 +79,19 @@ class Window(Context):
         )
 
     def _cut_from_histories(self, timeline: Timeline, tasks: np.ndarray, rng: np.random.Generator) -> Windows:
-        """Up to `n_transit` steps that follow each other in a causal history, from a region's start on.
+        """Up to `n_transit` steps that follow each other in a drawn history: from a region's start on, or its last ones.
 
         Where such windows would not have every step of a region as a target, from any step on.
         """
         starts, lengths, streams = timeline.histories.draw(tasks, self.history_regions, rng)
         n_held = (lengths > 0).sum(axis=1)  # (B,) regions of the history
-        n_shown = min(-(-self.n_transit // self.interval), int(n_held.max()))
-        first = rng.integers(np.maximum(0, n_held - n_shown) + 1) * self.interval  # step of the history
+        n_shown, total = -(-self.n_transit // self.interval), n_held * self.interval
+        ends_within = self.n_transit % self.interval > 0  # then one more place ends with the history
+        n_places = np.maximum(0, n_held - n_shown + ends_within) + 1
+        first = np.minimum(rng.integers(n_places) * self.interval, np.maximum(0, total - self.n_transit))
         if self.n_transit - self.n_kept < self.interval:  # else some steps of a region would never be targets
-            total = n_held * self.interval
             first = np.clip(rng.integers(total) + 1, self.n_transit, np.maximum(self.n_transit, total)) - self.n_transit
-        n_steps = np.minimum(self.n_transit, n_held * self.interval - first)
+        n_steps = np.minimum(self.n_transit, total - first)
         step = np.arange(n_steps.max())
         valid = step < n_steps[:, None]
         regions, within = np.divmod(np.where(valid, first[:, None] + step, first[:, None]), self.interval)
