@@ -22,7 +22,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--ckpt", help="checkpoint file (default: the newest one of the newest run in --runs-dir)")
     add("--runs-dir", default="runs", help="folder of the training runs (default: %(default)s)")
-    add("--best", action="store_true", help="the run's checkpoint with the lowest held-out loss (default: the newest)")
+    add(
+        "--best",
+        action="store_true",
+        help="the checkpoint with the lowest held-out loss, of the newest run or of the run of --ckpt (default: no)",
+    )
     add(
         "--traj-dir",
         default="datasets",

@@ -140,7 +140,7 @@ DEFAULT_CONFIG = family_paths()
 def result_name(text: str) -> Path:
     """Of result files: a path whose endings are added to its last part."""
     path = Path(text)
-    if path.name in ("", "..") or text.endswith("/"):
+    if path.name in ("", "..") or text.endswith("/") or path.is_dir():
         raise argparse.ArgumentTypeError(
             f"expected the name of files without their endings, not a folder; as in {path / 'results'}"
         )

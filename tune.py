@@ -48,7 +48,7 @@ from config.schema import KEYS, Decides, names
 from dataset import ADDataset
 from effective import allowed_intervals, automatic_interval, read_for_pace
 from evaluate import evaluate_tasks
-from files import InputError, lock, make_folder, one_line, write_atomically
+from files import InputError, WriteError, lock, make_folder, one_line, write_atomically
 from history.format import history_path
 from history.origin import read_origin, when_made
 from model.context import make_context
@@ -96,7 +96,9 @@ def main(argv: list[str] | None = None) -> int:
                 seed = search.config["train_seed"] + len(tried)
                 study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=N_FIRST)
                 study.optimize(lambda trial: run_trial(trial, search), n_trials=1)
-                tell_trial(study.trials[-1])
+                tell_trial(len(tried), study.trials[-1])
+        except OSError as error:  # a full disk; what was written before is kept
+            raise WriteError(f"{search.folder}: trials cannot be kept there ({one_line(error, 200)})") from error
         finally:
             report(study, search)
     return 0
@@ -273,9 +275,10 @@ def open_study(search: Search) -> optuna.Study:
 # Reporting ----------------------------------------------------------------------------------------
 
 
-def tell_trial(trial: FrozenTrial) -> None:
+def tell_trial(number: int, trial: FrozenTrial) -> None:
+    """One line; `number` counts the trials that were finished."""
     settings = ", ".join(f"{name} {value}" for name, value in trial.user_attrs["settings"].items())
-    print(f"trial {trial.number}: {outcome(trial)} with {settings}", flush=True)
+    print(f"trial {number}: {outcome(trial)} with {settings}", flush=True)
 
 
 def outcome(trial: FrozenTrial) -> str:
@@ -292,29 +295,29 @@ def report(study: optuna.Study, search: Search) -> None:
         return
     columns = list(finished[0].user_attrs["settings"])
     print(f"\n{'trial':>5} {'outcome':<34} {' '.join(columns)} {'tokens':>7}")
-    for trial in finished:
+    for number, trial in enumerate(finished):
         settings = trial.user_attrs["settings"]
         tokens = settings["train_batch_size"] * history_tokens(Config(search.config | settings))
         notes = [name for name, params in search.starts.items() if params == trial.params]
         cells = " ".join(f"{settings[name]:>{len(name)}}" for name in columns)
-        print(f"{trial.number:>5} {outcome(trial):<34} {cells} {tokens:>7} {', '.join(notes)}".rstrip())
-    complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
+        print(f"{number:>5} {outcome(trial):<34} {cells} {tokens:>7} {', '.join(notes)}".rstrip())
+    complete = [number for number, trial in enumerate(finished) if trial.state == TrialState.COMPLETE]
     if complete:
-        best, path = max(complete, key=lambda trial: trial.value), search.folder / "model.yaml"
-        write_atomically(path, lambda temporary: temporary.write_text(model_yaml(best, len(finished), search, path)))
-        print(f"wrote {path}, trial {best.number}; train it with: {train_command(search, path)}")
+        best, path = max(complete, key=lambda number: finished[number].value), search.folder / "model.yaml"
+        write_atomically(path, lambda temporary: temporary.write_text(model_yaml(best, finished, search, path)))
+        print(f"wrote {path}, trial {best}; train it with: {train_command(search, path)}")
 
 
-def model_yaml(trial: FrozenTrial, n_trials: int, search: Search, path: Path) -> str:
-    """A model config as text: the one that was searched from, with what a trial and the command changed."""
-    args, base = search.args, Path(config_paths(search.args)["model"])
+def model_yaml(number: int, finished: list[FrozenTrial], search: Search, path: Path) -> str:
+    """A model config as text: the one that was searched from, with what a finished trial and the command changed."""
+    trial, args, base = finished[number], search.args, Path(config_paths(search.args)["model"])
     base = base.resolve() if base.is_file() else ROOT / base
     changed = [name for name in (text.partition("=")[0] for text in search.overrides) if name in KEYS["model"]]
     values = {name: search.config[name] for name in changed} | trial.user_attrs["settings"]
     entries = [(yaml.safe_dump({name: value}).strip(), name) for name, value in values.items()]
     width = max(len(text) for text, _ in entries)
     lines = [
-        f"# AD with memory: trial {trial.number} of {n_trials} of: {args.command}",
+        f"# AD with memory: trial {number} of {len(finished)} of: {args.command}",
         f"# Mean return of the first {search.config['eval_episodes']} episodes in context on training tasks, after "
         f"{args.updates} updates: {trial.value:.3f}",
         f"# Used by: {train_command(search, path)}",

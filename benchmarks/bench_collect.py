@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import alternate, default_config, ratio, report, row
+from common import alternate, default_config, ratio, report, result_file, row
 
 import collect
 import env
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument(
         "--repeats", type=int, default=3, help="measurements per line, at most 3 (default: %(default)s)"
     )
-    parser.add_argument("--out", help="write the table as JSON (default: only print it)")
+    parser.add_argument("--out", type=result_file, help="write the table as JSON (default: only print it)")
     args = parser.parse_args(argv)
     repeats, total, n_tasks, numbers, tiny = args.repeats, 128_000, 4, [2, 4, 6, 8], ()
     if args.tiny:

@@ -11,7 +11,7 @@ import statistics
 import time
 
 import torch
-from common import alternate, default_config, ratio, report, row
+from common import alternate, default_config, ratio, report, result_file, row
 
 import env
 from model import AD, lay_out_for_acting, make_model
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--repeats", type=int, default=5, help="measurements per line (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch; one is steadier (default: %(default)s)")
-    parser.add_argument("--out", help="write the table as JSON (default: only print it)")
+    parser.add_argument("--out", type=result_file, help="write the table as JSON (default: only print it)")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     repeats, n_steps, size, shipped = args.repeats, 160, PUBLIC_SIZE, ()

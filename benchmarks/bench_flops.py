@@ -16,7 +16,7 @@ import argparse
 
 import torch
 from bench_evaluate import Recomputing
-from common import default_config, report
+from common import default_config, report, result_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -79,7 +79,7 @@ def measure(tiny: tuple[str, ...]) -> list[dict]:
 def main(argv: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="check that it runs; the numbers mean nothing")
-    parser.add_argument("--out", help="write the table as JSON (default: only print it)")
+    parser.add_argument("--out", type=result_file, help="write the table as JSON (default: only print it)")
     args = parser.parse_args(argv)
     tiny = ("n_embd=8", "n_layer=1", "n_head=1") if args.tiny else ()
     return report("floating-point operations", measure(tiny), {"size": tiny or "shipped"}, args.out)

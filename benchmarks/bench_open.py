@@ -14,7 +14,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from common import peak_memory, ratio, report, row
+from common import peak_memory, ratio, report, result_file, row
 
 import env
 from config.loading import Config, load_config
@@ -114,7 +114,7 @@ def measure(sizes: list[tuple[int, int]]) -> list[dict]:
 def main(argv: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="check that it runs; the numbers mean nothing")
-    parser.add_argument("--out", help="write the table as JSON (default: only print it)")
+    parser.add_argument("--out", type=result_file, help="write the table as JSON (default: only print it)")
     args = parser.parse_args(argv)
     sizes = [(1000, 0), (10_000, 0), (100_000, 0), (100_000, 100), (1_000_000, 1000)]
     if args.tiny:

@@ -12,7 +12,7 @@ import importlib.util
 from functools import partial
 
 import numpy as np
-from common import alternate, default_config, ratio, report, row
+from common import alternate, default_config, ratio, report, result_file, row
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 import env
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--envs", type=int, default=16, help="environments (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each (default: %(default)s)")
     parser.add_argument("--tiny", action="store_true", help="check that it runs; the numbers mean nothing")
-    parser.add_argument("--out", help="write the table as JSON (default: only print it)")
+    parser.add_argument("--out", type=result_file, help="write the table as JSON (default: only print it)")
     args = parser.parse_args(argv)
     n_envs, n_steps, repeats = (2, 5, 1) if args.tiny else (args.envs, 500, args.repeats)
     families = FAMILIES[:1] if args.tiny else FAMILIES

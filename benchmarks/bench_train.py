@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import alternate, default_config, peak_memory, ratio, report, row, write_random_histories
+from common import alternate, default_config, peak_memory, ratio, report, result_file, row, write_random_histories
 
 from dataset import ADDataset
 from history.format import history_path
@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--repeats", type=int, default=7, help="measurements per line (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch; one is steadier (default: %(default)s)")
-    parser.add_argument("--out", help="write the table as JSON (default: only print it)")
+    parser.add_argument("--out", type=result_file, help="write the table as JSON (default: only print it)")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     batch, repeats, lengths, size = args.batch, args.repeats, [125, 250, 500, 1000], ()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import json
 import multiprocessing
+import os
 import platform
 import statistics
 import sys
@@ -22,6 +24,7 @@ import torch
 
 import env
 from config.loading import Config, load_config
+from files import write_atomically
 from history.format import history_path
 from history.markers import mark_regions
 from history.writer import join_files, write_history
@@ -143,7 +146,7 @@ def print_table(title: str, rows: list[dict]) -> None:
         print(f"  {r['name']:<66} {r['median']:>12,.4g} {r['unit']:<22} {spread:<24} {bound}")
 
 
-def report(title: str, rows: list[dict], settings: dict, out: str | None) -> dict:
+def report(title: str, rows: list[dict], settings: dict, out: Path | None) -> dict:
     """Print a benchmark's table and, with `out`, write it as JSON with machine and settings; return it."""
     print_table(title, rows)
     results = {"settings": settings, "rows": rows}
@@ -152,6 +155,15 @@ def report(title: str, rows: list[dict], settings: dict, out: str | None) -> dic
     return results
 
 
-def write_results(out: str, results: dict) -> None:
-    Path(out).write_text(json.dumps({"machine": machine()} | results, indent=1) + "\n")
+def result_file(text: str) -> Path:
+    """The value of --out, asked before anything is measured."""
+    path = Path(text)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"expected a file in a folder that can be written to, got {text}")
+    return path
+
+
+def write_results(out: Path, results: dict) -> None:
+    text = json.dumps({"machine": machine()} | results, indent=1) + "\n"
+    write_atomically(out, lambda path: path.write_text(text))
     print(f"wrote {out}")

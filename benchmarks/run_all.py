@@ -13,7 +13,7 @@ import bench_flops
 import bench_open
 import bench_step
 import bench_train
-from common import print_table, write_results
+from common import print_table, result_file, write_results
 
 STAGES = {
     "stepping": bench_step,
@@ -28,7 +28,7 @@ STAGES = {
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="check that it runs; the numbers mean nothing")
-    parser.add_argument("--out", help="write the table as JSON (default: only print it)")
+    parser.add_argument("--out", type=result_file, help="write the table as JSON (default: only print it)")
     args = parser.parse_args(argv)
     flags = ["--tiny"] if args.tiny else []
     results = {stage: script.main(flags) for stage, script in STAGES.items()}

@@ -34,7 +34,7 @@ MOST_FRAMES = 100  # of an episode; of longer ones every n-th step is shown
 
 def check_renders(config: dict, task: dict) -> None:
     """Raise InputError where the environment cannot draw itself."""
-    advice = choose_mujocos_renderer()
+    advice = choose_renderers()
     try:
         made = env.make_vec_env(config, [task], render_mode="rgb_array")
         made.reset()
@@ -58,12 +58,16 @@ def check_picture(picture: object) -> None:
         )
 
 
-def choose_mujocos_renderer() -> str:
+def choose_renderers() -> str:
     """Without a screen, let MuJoCo draw with EGL or OSMesa; where there is neither, return what to install.
 
-    Left to itself it takes GLFW, which fails only when it draws.
+    Left to itself it takes GLFW, which fails only when it draws. SDL, which Gymnasium's own environments draw with, would
+    print an error and go on.
     """
-    if sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"} & set(os.environ):
+    if sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
+        return ""
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    if "MUJOCO_GL" in os.environ:
         return ""
     for library, name in (("EGL", "egl"), ("OSMesa", "osmesa")):
         if find_library(library):

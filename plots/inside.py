@@ -107,7 +107,8 @@ def plot_per_rollout(values: np.ndarray, task: int, label: str) -> Figure:
         label: what the values are.
     """
     figure, axes = new_figure(5.4, 3.0)
-    rollouts = np.arange(values.shape[1])
+    rollouts = np.flatnonzero(~np.isnan(values).all(axis=0))  # where episodes are longer, in some none ends
+    values = values[:, rollouts]
     draw_curve(axes, 0, rollouts, np.nanmean(values, axis=0), f"mean of {len(values)} tasks")
     draw_band(axes, 0, rollouts, *np.nanquantile(values, (0.05, 0.95), axis=0))
     draw_curve(axes, 1, rollouts, values[task], f"task {task}")

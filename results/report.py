@@ -7,6 +7,8 @@ Intervals are 95 % bootstrap intervals over seeds and goals.
 
 from __future__ import annotations
 
+import argparse
+
 import numpy as np
 from explored import bandits, doors, explorers, lost_stretches
 from figures import draw_all
@@ -220,4 +222,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()  # --help; there are no arguments
     main()

@@ -11,7 +11,7 @@ from config.loading import load_config
 from env.frozen_lake import FrozenLakeTask
 from env.hidden_goal import HiddenGoal
 from files import InputError
-from plots.frames import check_renders, choose_mujocos_renderer
+from plots.frames import check_renders, choose_renderers
 from scripts import DEFAULT_CONFIG
 
 
@@ -118,17 +118,17 @@ def test_numbered_tasks_are_checked():
 
 @pytest.mark.parametrize(("libraries", "chosen"), [({"EGL", "OSMesa"}, "egl"), ({"OSMesa"}, "osmesa"), (set(), None)])
 def test_mujoco_draws_without_a_screen_where_it_can(libraries, chosen, monkeypatch):
-    for name in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL", "SDL_VIDEODRIVER"):
         monkeypatch.setenv(name, "x")  # so that it is put back
         monkeypatch.delenv(name)
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setattr("plots.frames.find_library", lambda name: name if name in libraries else None)
-    assert ("apt-get install libegl1" in choose_mujocos_renderer()) == (chosen is None)
-    assert os.environ.get("MUJOCO_GL") == chosen
+    assert ("apt-get install libegl1" in choose_renderers()) == (chosen is None)
+    assert os.environ.get("MUJOCO_GL") == chosen and os.environ["SDL_VIDEODRIVER"] == "dummy"
 
 
 def test_what_cannot_draw_is_told(monkeypatch):
-    monkeypatch.setattr("plots.frames.choose_mujocos_renderer", lambda: "install a library; ")
+    monkeypatch.setattr("plots.frames.choose_renderers", lambda: "install a library; ")
     config = family("reacher") | {"env": "toy_envs:Late-v0", "wrappers": []}
     with pytest.raises(InputError, match="cannot be drawn here: .*; install a library; leave --render out"):
         check_renders(config, {})

@@ -2,6 +2,7 @@
 
 import os
 
+import h5py
 import nbformat
 import numpy as np
 import pytest
@@ -102,3 +103,11 @@ def test_arrays_of_other_shapes_that_training_takes_are_shown(tmp_path, monkeypa
     path = write_file(tmp_path / "flat.hdf5", tiny_config(), 24, 3, next_states=None, **shapes)
     executed = execute(HISTORY, monkeypatch, HISTORY=path)
     assert n_figures(executed) == 4 and "observations of one entry" in str(executed.cells)
+
+
+def test_streams_shorter_than_a_training_history_are_drawn(tmp_path, monkeypatch):
+    """Of a source whose streams learn each on its own."""
+    path = write_file(tmp_path / "short.hdf5", tiny_config(), 36, 3)
+    with h5py.File(path, "r+") as file:
+        file.attrs["config"] = "alg: UCB"
+    assert n_figures(execute(HISTORY, monkeypatch, HISTORY=path)) == 5  # all but the window

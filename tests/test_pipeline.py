@@ -356,7 +356,7 @@ def test_a_checkpoint_from_before_some_settings_is_evaluated(tiny_histories, tmp
     assert evaluate_in(path, "--episodes", "2", "--repeats", "2")["returns"].shape == (1, 2, 2)
 
 
-@pytest.mark.parametrize("out", [".", "..", "/", "results/"])
+@pytest.mark.parametrize("out", [".", "..", "/", "results/", str(ROOT / "results")])
 def test_a_folder_is_no_name_of_results(out, capsys):
     with pytest.raises(SystemExit):
         evaluate.main(["--ckpt", "ckpt-1.pt", "--out", out])

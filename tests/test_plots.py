@@ -1,6 +1,7 @@
 """Figures: what they show where tasks have no grid, and that a user's own style is left alone."""
 
 import re
+import warnings
 from pathlib import Path
 
 import gymnasium as gym
@@ -257,3 +258,11 @@ def test_an_environment_that_draws_nothing_is_told():
 def test_what_is_no_picture_is_told(picture):
     with pytest.raises(InputError, match="expected rgb_array pictures, uint8 of shape"):
         check_picture(picture)
+
+
+def test_rollouts_in_which_no_episode_ended_are_left_out():
+    values = np.array([[np.nan, 1.0, np.nan, 3.0], [np.nan, np.nan, np.nan, 5.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        axes = plot_per_rollout(values, 0, "return").axes[0]
+    assert axes.lines[0].get_xdata().tolist() == [1, 3] and axes.lines[0].get_ydata().tolist() == [1, 4]
