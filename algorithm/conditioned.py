@@ -123,6 +123,10 @@ def check(config: dict) -> None:
     """Raise InputError where a family has not what this source needs."""
     if not config["task_ranges"]:
         raise InputError("alg: Conditioned is told what tasks differ in: expected task_ranges in the env config")
+    if (n_tasks := len(env.split_tasks(config)["train"])) < 2:
+        raise InputError(
+            f"alg: Conditioned learns from differing tasks: expected 2 training tasks at least, got {n_tasks}"
+        )
     if config["learns_from"] != "PPO":
         raise InputError(
             f"learns_from: {config['learns_from']}: alg: Conditioned trains its policy by PPO; leave it out"

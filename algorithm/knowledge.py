@@ -8,6 +8,7 @@ Letters in shapes: K tasks or hypotheses, X situations, P stages, A actions, U d
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -142,6 +143,7 @@ def learn_from(history: HistoryFile, rewards_per_round: int | None = None) -> Kn
     tasks, n_actions = history.tasks, int(env.entry_sizes(history.action_space)[0])
     numbers = Numbers(_observations(history), n_actions, rewards_per_round)
     counts = _count([_read_task(history, number, numbers) for number in range(len(tasks))])
+    _tell_sizes(history, counts)
     tries = _group_sums(numbers.pairs(counts.steps), counts.taken)
     usual = Usual.of(counts, tries)
     chances = (counts.taken + PRIOR_STEPS * usual.chances) / (tries + PRIOR_STEPS)
@@ -163,6 +165,18 @@ def learn_from(history: HistoryFile, rewards_per_round: int | None = None) -> Kn
         usual=usual,
     )
     return known.suspecting(_unexplained(counts, numbers))
+
+
+def _tell_sizes(history: HistoryFile, counts: Counts) -> None:
+    """Warn where rewards are not all of one size, which `plan` takes for granted."""
+    paid = counts.rewards != 0
+    sizes = counts.squares[paid] / np.abs(counts.rewards[paid])
+    if sizes.size and sizes.min() < sizes.max() / 2:
+        warnings.warn(
+            f"{history.path}: has rewards of different sizes: Explorer and PSRL take a small one for a large one that is rare, "
+            "and begin anew after each; give the environment rewards of one size, or use another source",
+            stacklevel=2,
+        )
 
 
 def _observations(history: HistoryFile) -> Product | Listed:
@@ -282,8 +296,10 @@ def plan(numbers: Numbers, steps: np.ndarray, chances: np.ndarray, rewards: np.n
     unpaid, paid = numbers.situations(places, n_paid), numbers.situations(places, n_paid + 1)
     largest = np.abs(rewards).max(initial=1e-9)
     pays = np.abs(rewards) / largest  # the chance of a reward, where all are of one size
-    values = np.zeros((len(rewards), numbers.n_situations))
-    q = np.zeros((*values.shape, numbers.n_actions))
+    # What was never tried is worth nothing; or where steps cost something, no more than the costliest for ever
+    untried = min(0.0, rewards.min(initial=0)) / (1 - DISCOUNT)
+    values = np.full((len(rewards), numbers.n_situations), untried)
+    q = np.full((*values.shape, numbers.n_actions), untried)
     of_pairs = q.reshape(len(q), numbers.n_situations * numbers.n_actions)
     for _ in range(1000):
         ahead = (1 - pays) * values[:, unpaid] + pays * values[:, paid]

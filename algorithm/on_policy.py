@@ -9,6 +9,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from algorithm.exploration import with_exploration_bonus
 from algorithm.normalization import Unscaled, with_normalization
+from algorithm.source import env_seed
 from algorithm.tabulated import policy_for
 from algorithm.utils import HistoryLoggerCallback
 from config.schema import keys_of
@@ -70,6 +71,7 @@ class OnPolicySource:
             device="cpu",  # small networks: a GPU only adds transfers
             **own,
         )
+        self.env.seed(env_seed(seed))
 
     def run(self) -> dict[str, np.ndarray]:
         logger = HistoryLoggerCallback(compress_interval=self.config["n_steps"])

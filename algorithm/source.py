@@ -41,7 +41,7 @@ class Source(Protocol):
         Args:
             config: a complete config, as `load_config` gives it.
             vec_env: one environment per stream, all of one task.
-            seed: of all that is random, the environments too: `vec_env.seed(seed)`.
+            seed: of all that is random, the environments too: `vec_env.seed(env_seed(seed))`.
             log_dir: TensorBoard folder, or None for no log.
         """
 
@@ -132,6 +132,15 @@ class Recorder:
         history["dones"] = history["dones"].astype(bool)
         history["compress_markers"] = mark_regions(self.regions, self.n_steps)
         return history | {name: np.concatenate(values) for name, values in self.policy.items()}
+
+
+def env_seed(seed: int) -> int:
+    """The seed of a task's first environment, by the task's; stream j has so much more.
+
+    Tasks have seeds that follow each other. Taken as they are, a stream would share its random numbers with one of the
+    next task, with the source itself, and with an environment that a model is evaluated in.
+    """
+    return int(np.random.SeedSequence(seed).generate_state(1)[0]) >> 1
 
 
 def check_history(history: dict[str, np.ndarray], spaces: Spaces, region_length: int, n_streams: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from algorithm.source import Recorder, reached_observations
+from algorithm.source import Recorder, env_seed, reached_observations
 
 
 class StreamLearners:
@@ -18,7 +18,7 @@ class StreamLearners:
 
     def __init__(self, config: dict, vec_env: VecEnv, seed: int, log_dir: str | None = None):
         self.config, self.vec_env, self.rng = config, vec_env, np.random.default_rng(seed)
-        vec_env.seed(seed)
+        vec_env.seed(env_seed(seed))
 
     def policy(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(E, ...) observations to the distributions that are recorded, and those that are acted from, (E, A) each."""

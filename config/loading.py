@@ -129,6 +129,8 @@ def complete_config(config: dict, path: str | Path) -> Config:
     )
     config["context"] = context_name(config)
     for name, key in ALL_KEYS.items():
+        if name in config:
+            config[name] = _as_kind(config[name], key)
         if key.is_read(config) and (name not in config or key.problem(config[name])):
             raise InputError(f"{path}: its config has no usable '{name}'; use another checkpoint")
     return Config(config)
@@ -143,6 +145,7 @@ def recorded_settings(config: dict) -> dict[str, Any]:
     if config.get("learns_from"):  # a source that knows the training tasks: other ones are not held out any more
         decisions.append(Decides.SPLIT)
     known = {name: config.get(name, absent_value(name, config)) for name in names(*decisions)}
+    known = {name: _as_kind(value, ALL_KEYS[name]) for name, value in known.items()}
     own = {name: config[name] for name in foreign_keys("algorithm", config) if name in config}
     return known | own
 

@@ -113,8 +113,8 @@ def gains() -> str:
     for family, prefix in (EXPLORED | of_libraries).items():
         memory = Scores(prefix)
         for kind in WITH_CONTROLS[1:]:
-            if memory.n_seeds and (other := Scores(prefix + kind)).n_seeds:
-                ours, theirs = memory.beside(other)
+            ours, theirs = memory.beside(Scores(prefix + kind))
+            if ours.n_seeds:
                 last = memory.returns.shape[-1]
                 spans = (10,), (last - last // 10 + 1, last)
                 gained = [with_interval(ours.at(*at) - theirs.at(*at)) for at in spans]
@@ -143,7 +143,7 @@ def predicted_ends() -> str:
     for name, label in {"explorer-adaptive": "Darkroom, regions that end at news"}.items():
         if (path := SCORES / f"ends_{name}.npz").exists():
             n = {key: int(value) for key, value in np.load(path).items()}
-            ratios = n["found"] / n["predicted"], n["found"] / n["ends"], n["found_early"] / n["early"]
+            ratios = n["found"] / max(1, n["predicted"]), n["found"] / n["ends"], n["found_early"] / max(1, n["early"])
             rows.append([label, str(n["ends"]), str(n["early"]), *[f"{ratio:.3f}" for ratio in ratios]])
     header = [
         "predicted ends",
@@ -211,6 +211,8 @@ def regrets(env: str, evaluations: dict[str, str]) -> str:
     for kind in ("two-regions", "window"):
         if kind in found and "memory" in found:
             pairs = [ours.beside(theirs) for ours, theirs in zip(found["memory"], found[kind])]
+            if not all(ours.n_seeds for ours, _ in pairs):
+                continue
             gains = [with_interval(ours.at(1) - theirs.at(1)) for ours, theirs in pairs]
             rows.append([f"regret saved by memory over {BANDIT_CONTEXTS[kind]}", str(pairs[0][0].n_seeds), *gains])
     if found:

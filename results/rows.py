@@ -25,6 +25,7 @@ CONTEXTS = {  # end of a setting's name: its label
     "-0": "memory without summaries: carried keys alone", "-cleared": "memory, cleared at every region's end",
     "-other-task": "memory, that of another task",
     "-unreached": "memory, tokens without the observation that an episode ended on",
+    "-16-asked": "memory, 16 tokens per summary, asked what their regions showed",
     "-short": "memory, half the updates",
     "-recall": "memory, half the updates, summaries asked what their regions showed",
 }  # fmt: skip
@@ -51,6 +52,8 @@ def row(name: str, scores: Scores) -> list[str]:
 def difference(compressed: Scores, standard: Scores) -> str:
     """Compressed minus standard over episodes 91 to 100, over the seeds that both have."""
     one, other = compressed.beside(standard)
+    if not one.n_seeds:
+        return "no seed in common"
     return with_interval(one.at(91, 100) - other.at(91, 100))
 
 
@@ -81,5 +84,6 @@ def rows_with_gains(found: dict[str, tuple[Scores, ...]], columns: list[tuple[in
     (_, memory), *others = found.items() if found else [(None, None)]
     for label, scores in others:
         pairs = [(values, *memory[at].beside(scores[at])) for at, values in columns]
-        rows.append(row(f"memory minus {label}", [values(ours) - values(theirs) for values, ours, theirs in pairs]))
+        if all(ours.n_seeds for _, ours, _ in pairs):  # they have seeds in common
+            rows.append(row(f"memory minus {label}", [values(ours) - values(theirs) for values, ours, theirs in pairs]))
     return rows

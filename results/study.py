@@ -240,6 +240,13 @@ SETTINGS = [
     ),
     *explorer_controls("darkroom_hard", "hard-explorer", interval=40, n_slots=136, batch_size=8832, full=480),
     explorer("hard-explorer-unreached", "reached_observations=false", family="darkroom_hard"),
+    explorer(
+        "hard-explorer-16-asked",
+        "n_summary=16",
+        "recall_loss_weight=0.3",
+        "train_batch_size=13",
+        family="darkroom_hard",
+    ),
     explorer("large-explorer", family="darkroom_large", seeds=(0, 1, 2), evaluations=RESTARTING),
     explorer("permuted-explorer", family="darkroom_permuted"),
     bandit("memory", seeds=(0, 1, 2), curve=True),

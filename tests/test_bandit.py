@@ -9,6 +9,7 @@ from gymnasium.utils.env_checker import check_env
 
 import collect
 import env
+from algorithm.source import env_seed
 from algorithm.ucb import UCB, best
 from config.loading import load_config
 from env.bandit import Bandit
@@ -96,3 +97,17 @@ def test_each_bandit_has_its_own_source_and_files():
     assert paths["model"] == "config/model/ad_delayed_bandit_compressed.yaml"
     assert family_paths("darkroom", source="explorer")["model"] == "config/model/ad_dr_explorer.yaml"
     assert family_paths("frozen_lake", source="explorer")["algorithm"] == "config/algorithm/explorer_darkroom.yaml"
+
+
+def test_no_two_streams_share_their_random_numbers():
+    """Seeds of tasks follow each other; stream j of a task had been stream j - 1 of the next one."""
+    seeds = {env_seed(42 + task) + stream for task in range(200) for stream in range(8)}
+    assert len(seeds) == 1600 and max(seeds) < 2**31 + 8 and not seeds & set(range(2000))
+    rewards = []
+    for seed in (42, 43):
+        vec_env = env.make_vec_env(tiny_config("bandit"), env.list_tasks(tiny_config("bandit"))[:1] * 3)
+        UCB(tiny_config("bandit"), vec_env, seed)
+        vec_env.reset()
+        rewards.append(np.array([vec_env.step([0, 0, 0])[1] for _ in range(5)]))
+    one, other = rewards
+    assert not np.isclose(one[:, 1:], other[:, :-1]).any()

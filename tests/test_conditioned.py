@@ -225,4 +225,7 @@ def test_it_says_what_it_needs(tmp_path):
     assert "learns_from: A2C: alg: Conditioned trains its policy by PPO" in refused(
         "pendulum", "--set", "learns_from=A2C"
     )
+    assert "expected 2 training tasks at least, got 1" in refused(
+        "pendulum", "--set", "n_tasks=2", "--set", "train_env_ratio=0.5"
+    )
     assert "expects real-valued observations and actions (Box)" in refused("cartpole")

@@ -17,7 +17,7 @@ import env
 import evaluate
 import train
 from checkpoints import checkpoint_paths, load_checkpoint
-from config.loading import Config, complete_config, free_in_evaluation, load_config, override_config
+from config.loading import Config, complete_config, free_in_evaluation, load_config, override_config, recorded_settings
 from config.schema import KEYS, REQUIRED
 from files import InputError
 from model import config_problems as model_problems
@@ -88,6 +88,13 @@ def test_a_key_that_nothing_reads_is_refused():
     config = complete_config(load_config(standard) | {"observation_space": {}}, "ckpt-1.pt")
     with pytest.raises(InputError, match="boundaries: window does not read it"):
         override_config(config, ["boundaries=predicted"], free_in_evaluation(), ())
+
+
+def test_a_whole_number_that_another_program_recorded_stands_for_a_real_one():
+    """A model was trained on such a file, and could then not be evaluated."""
+    config = load_config(DEFAULT_CONFIG) | {"observation_space": {}, "action_space": {}}
+    assert repr(complete_config(config | {"gamma": 1, "lr": "3e-4"}, "ckpt-1.pt")["gamma"]) == "1.0"
+    assert recorded_settings(config | {"ent_coef": 0, "gamma": "9e-1"})["gamma"] == 0.9
 
 
 def test_swapped_files_are_told():

@@ -53,6 +53,9 @@ def test_the_hidden_goal_ends_the_episode_and_is_not_seen():
     assert np.array_equal(first["image"], HiddenGoal(goal=0, width=5).reset(seed=1)[0]["image"])
     assert task.step(turn_right)[1:4] == (0.0, False, False) and task.step(0)[1] == 0.0
     assert task.step(ahead)[1:4] == (1.0, True, False) and task.optimal_return == 1
+    for goal, n_steps in {0: 6, 4: 5, 10: 4, 11: 3, 12: 1, 7: 2}.items():  # behind it to the left above, ..., in front
+        optima = [HiddenGoal(goal, width=5, max_steps=n).optimal_return for n in (n_steps - 1, n_steps)]
+        assert optima == [0, 1]
     task.reset()
     ends = [task.step(turn_right)[1:4] for _ in range(6)]
     assert ends == [(0.0, False, False)] * 5 + [(0.0, False, True)]

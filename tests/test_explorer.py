@@ -1,12 +1,13 @@
 """The explorer: what it reads from histories, its beliefs by hand, and that it knows nothing of held-out tasks."""
 
 import shutil
+import warnings
 
 import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
-from conftest import TINY_ENV, TINY_MODEL, TINY_SOURCE, set_flags, tiny_config
+from conftest import TINY_ENV, TINY_MODEL, TINY_SOURCE, set_flags, tiny_config, write_file
 
 import collect
 import env
@@ -71,6 +72,17 @@ def test_planning_takes_the_shortest_way():
     rewards = np.stack([numbers.places(steps) == 3, numbers.places(steps) == 0]).astype(float)
     policies = plan(numbers, steps, np.ones(rewards.shape), rewards, np.zeros(rewards.shape))
     assert policies[0, :4, 1].tolist() == [1, 1, 1, 1] and policies[1, :4, 0].tolist() == [1, 1, 1, 1]
+
+
+def test_where_steps_cost_what_was_never_tried_is_not_the_best():
+    """A corridor of five cells; each step costs 1, and the last cell ends the episode. A third action was never taken."""
+    numbers = Numbers(Product((5,)), 3)
+    n_paid, cells, actions = (of.ravel() for of in np.indices((numbers.n_stages, 4, 2)))
+    situations = numbers.situations(cells, n_paid)
+    steps = np.sort(numbers.steps(situations, actions, np.clip(cells + 2 * actions - 1, 0, 4)))
+    ends = (numbers.places(steps) == 4)[None].astype(float)
+    policies = plan(numbers, steps, np.ones(ends.shape), -np.ones(ends.shape), ends)
+    assert policies[0, :4].tolist() == [[0, 1, 0]] * 4
 
 
 def one_cell(policies: np.ndarray, rewards: np.ndarray) -> Knowledge:
@@ -181,6 +193,18 @@ def test_beliefs_rule_out_keep_and_know_what_they_do():
     assert predict() == [1, 0, 0]  # a new episode; only task 0 is left
     beliefs.learn(np.array([0]), np.array([1.0]), cell, end, end, NONE)
     assert predict() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(("cost", "n_warnings"), [(0.0, 0), (-0.01, 1)])
+def test_rewards_of_different_sizes_are_told(tmp_path, cost, n_warnings):
+    rewards = np.full((36, 4), cost, dtype=np.float32)
+    rewards[5::6] = 1
+    config = tiny_config()
+    path = write_file(tmp_path / "costs.hdf5", config, 36, 4, rewards=rewards)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        learn_from(HistoryFile(path, config | READING, [0, 1, 2]))
+    assert sum("rewards of different sizes" in str(warning.message) for warning in caught) == n_warnings
 
 
 def test_the_explorer_on_a_3x3_grid_by_hand(tmp_path):
