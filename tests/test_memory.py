@@ -193,8 +193,12 @@ def test_other_contexts_take_pieces_of_causal_histories(tmp_path, settings):
     n_steps = batch["region_lengths"].sum(1).numpy()
     assert rewards.shape[1] in (24, 30) and (n_steps == (30 if model.context.n_regions == 1 else n_steps)).all()
     for row in range(64):
-        parts = [slice(start, min(start + 12, n_steps[row])) for start in range(0, n_steps[row], 12)]
-        assert all(len(set(rollouts[row, part])) == len(set(streams[row, part])) == 1 for part in parts)
+        within = rewards[row, : n_steps[row]] % 10_000 // 10 % 12  # a window that ends with its history begins anywhere
+        bounds = [0, *(np.flatnonzero(within[1:] == 0) + 1), n_steps[row]]
+        parts = [slice(*bound) for bound in zip(bounds, bounds[1:])]
+        assert (np.diff(within) % 12 == 1).all() and all(
+            len(set(rollouts[row, part])) == len(set(streams[row, part])) == 1 for part in parts
+        )
         assert (np.diff([rollouts[row, part.start] for part in parts]) >= 0).all()
     assert torch.isfinite(model(batch)["loss_total"])
 
