@@ -101,9 +101,8 @@ def read_config(args: argparse.Namespace, overrides: list[str]) -> Config:
     env.check_horizon(config, overrides)
     source = {section: path for section, path in paths.items() if section != "model"}
     given = given_settings(source, overrides, named=set(given_paths(args)))
-    if "alg" not in settings_of_file(
-        config, args.traj_dir
-    ):  # another program's file: a source's YAML does not tell of it
+    is_foreign = "alg" not in settings_of_file(config, args.traj_dir)
+    if is_foreign:  # a source's YAML does not tell of another program's file
         for name in {"n_stream", "n_steps"} - {override.partition("=")[0] for override in overrides}:
             given.pop(name, None)
     effective = effective_config(config, args.traj_dir, given)

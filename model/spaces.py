@@ -186,10 +186,8 @@ class ContinuousActions(nn.Module):
     def distribution(self, outputs: Tensor) -> Normal:
         """The predicted Gaussian before clipping, in the action space's units."""
         mean, log_std = outputs.chunk(2, dim=-1)
-        deviation = self.std * log_std.clamp(-5, 2).exp()
-        return Normal(
-            self.mean + self.std * mean, deviation, validate_args=False
-        )  # train.py tells where it has diverged
+        mean, std = self.mean + self.std * mean, self.std * log_std.clamp(-5, 2).exp()
+        return Normal(mean, std, validate_args=False)  # training that has diverged is told by train.py
 
     def loss(self, outputs: Tensor, actions: Tensor, means: Tensor | None = None, stds: Tensor | None = None) -> Tensor:
         """(M, 2A) outputs to (M,) expected negative log-likelihoods, in standardised units.
