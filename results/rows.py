@@ -26,6 +26,7 @@ CONTEXTS = {  # end of a setting's name: its label
     "-other-task": "memory, that of another task",
     "-unreached": "memory, tokens without the observation that an episode ended on",
     "-16-asked": "memory, 16 tokens per summary, asked what their regions showed",
+    "-asked": "memory, summaries asked what their regions showed",
     "-short": "memory, half the updates",
     "-recall": "memory, half the updates, summaries asked what their regions showed",
 }  # fmt: skip

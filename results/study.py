@@ -259,6 +259,13 @@ SETTINGS = [
     plain_bandit("window", "train_batch_size=122", is_standard=True),
     explorer("key-to-door-explorer", family="dark_key_to_door", seeds=(0, 1, 2), controls=CLEARED | LAPSED),
     explorer(
+        "key-to-door-explorer-asked",
+        "recall_loss_weight=0.3",
+        family="dark_key_to_door",
+        seeds=(0, 1, 2),
+        controls=CLEARED | LAPSED,
+    ),
+    explorer(
         "key-to-door-explorer-recall",
         "recall_loss_weight=0.3",
         SHORT,
