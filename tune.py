@@ -210,6 +210,9 @@ def run_trial(trial: optuna.Trial, search: Search) -> float:
         params["region_stride"] = trial.suggest_int("region_stride", 1, most)
     settings = settings_of(params, search)
     trial.set_user_attr("settings", settings)
+    finished = trial.study.get_trials(states=(TrialState.COMPLETE,))
+    if known := [same.value for same in finished if same.params == trial.params]:
+        return known[0]  # all that is random follows `train_seed`, so it would be the same once more
     warmup = search.config["warmup_timesteps"] * args.updates // search.config["train_timesteps"]
     settings |= {"train_timesteps": args.updates, "warmup_timesteps": warmup}
     config = read_config(args, [*search.overrides, *as_overrides(settings)])

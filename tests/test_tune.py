@@ -2,6 +2,7 @@
 
 import re
 
+import optuna
 import pytest
 import yaml
 from conftest import TINY_ENV, TINY_MODEL, TINY_SOURCE, set_flags
@@ -73,6 +74,18 @@ def test_a_search_goes_on_and_its_model_config_trains(tiny_histories, tmp_path, 
     assert train.main([*flags, *set_flags(*TINY_ENV, *TINY_SOURCE)]) == 0
     effective = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert all(effective[name] == value for name, value in found.items())
+
+
+def test_settings_that_were_tried_are_not_trained_again(tiny_histories, tmp_path, monkeypatch):
+    search = tune.prepare_search(tune.parse_arguments(arguments(tiny_histories, tmp_path)))
+    study = optuna.create_study(direction="maximize")
+    for _ in range(2):
+        study.enqueue_trial(search.starts["config's own"])
+    study.optimize(lambda trial: tune.run_trial(trial, search), n_trials=1)
+    monkeypatch.setattr(tune, "ADDataset", None)  # nothing is trained without
+    study.optimize(lambda trial: tune.run_trial(trial, search), n_trials=1)
+    first, again = study.get_trials()
+    assert first.value == again.value and first.user_attrs == again.user_attrs
 
 
 def test_every_trial_has_as_many_tokens_per_update(tiny_histories, tmp_path):
