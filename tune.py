@@ -214,7 +214,7 @@ def run_trial(trial: optuna.Trial, search: Search) -> float:
     if known := [same.value for same in finished if same.params == trial.params]:
         return known[0]  # all that is random follows `train_seed`, so it would be the same once more
     warmup = search.config["warmup_timesteps"] * args.updates // search.config["train_timesteps"]
-    settings |= {"train_timesteps": args.updates, "warmup_timesteps": warmup}
+    settings = settings | {"train_timesteps": args.updates, "warmup_timesteps": warmup}
     config = read_config(args, [*search.overrides, *as_overrides(settings)])
     device = choose_device(args.device)
     dataset = ADDataset(config, args.traj_dir, "train", config["n_stream"], config["train_source_timesteps"])
