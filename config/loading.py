@@ -144,8 +144,8 @@ def recorded_settings(config: dict) -> dict[str, Any]:
     decisions = [Decides.SOURCE, Decides.TASKS]
     if config.get("learns_from"):  # a source that knows the training tasks: other ones are not held out any more
         decisions.append(Decides.SPLIT)
-    known = {name: config.get(name, absent_value(name, config)) for name in names(*decisions)}
-    known = {name: _as_kind(value, ALL_KEYS[name]) for name, value in known.items()}
+    held = {name: config.get(name, absent_value(name, config)) for name in names(*decisions)}
+    known = {name: _as_kind(value, ALL_KEYS[name]) for name, value in held.items()}
     own = {name: config[name] for name in foreign_keys("algorithm", config) if name in config}
     return known | own
 

@@ -245,10 +245,10 @@ def _space_problems(role: str, space: gym.Space) -> list[str]:
     is_whole = role == "action" and isinstance(space, Box) and space.dtype.kind != "f"
     is_endless = role == "action" and isinstance(space, Box) and not np.isfinite([space.low, space.high]).all()
     sizes = entry_sizes(space)
+    is_huge = sizes is not None and np.max(sizes, initial=0) > MOST_VALUES
     wrongs = {
         "has no entries": 0 in space.shape,
-        f"has entries of more than {MOST_VALUES:,} values, each of which is embedded": sizes is not None
-        and np.max(sizes, initial=0) > MOST_VALUES,
+        f"has entries of more than {MOST_VALUES:,} values, each of which is embedded": is_huge,
         "has several axes": has_axes,
         "has no axis": role == "observation" and isinstance(space, Box) and not space.shape,
         "is of whole numbers, which MultiDiscrete is for": is_whole,

@@ -18,6 +18,7 @@ from config.loading import recorded_problem
 from config.schema import KEYS
 from files import InputError, describe_foreign_error
 from history.format import (
+    AXIS_OF_STREAMS,
     KNOWN_FIELDS,
     NUMBER_KINDS,
     REQUIRED_FIELDS,
@@ -185,8 +186,8 @@ def _read_task(path: Path, file: h5py.File, task: int) -> tuple[TaskReport, Arra
             raise InputError(f"{report.place}: lacks the dataset {', '.join(missing)}; collect it again")
         if arrays["states"].ndim < 2:
             raise InputError(
-                f"{report.place}/states: has shape {arrays['states'].shape}, expected (steps, streams, entries); where there is "
-                "one stream, write each array with an axis of length 1 for it"
+                f"{report.place}/states: has shape {arrays['states'].shape}, expected (steps, streams, entries); "
+                f"{AXIS_OF_STREAMS}"
             )
     except InputError as error:
         report.problems.append(str(error))

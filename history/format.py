@@ -19,6 +19,7 @@ FIELDS = (*REQUIRED_FIELDS, "dones")  # what training reads of every step; the l
 OF_DISCRETE = ("action_probs",)  # the source policy's distribution of discrete actions
 OF_CONTINUOUS = ("action_means", "action_stds")  # and of continuous ones
 KNOWN_FIELDS = (*FIELDS, "next_states", *OF_DISCRETE, *OF_CONTINUOUS, "compress_markers")  # others are not read
+AXIS_OF_STREAMS = "where there is one stream, write each array with an axis of length 1 for it"
 RESULTS = ("optimal_return", "mean_return_per_rollout")
 RESERVED = ("seed", *RESULTS)  # attributes of a group that are no argument of its task
 

@@ -74,15 +74,16 @@ def origin_of(file: h5py.File, path: Path, config: dict | None = None) -> Origin
     recorded = recorded_config(file, path, config)
     with reading(path, config):
         told = dict(file.attrs)
-        names, streams, lengths = set(), set(), []
+        names, streams, lengths, length = set(), set(), [], recorded.get("n_steps")
+        is_known = isinstance(length, int) and length >= 2
         for task in telling_tasks(file, config):
             group = task_group(file, path, task, config)
             if isinstance(group, h5py.Group):
                 names |= set(group)
                 streams |= {count_streams(group)} - {None}
-                lengths += marked_lengths(group)
-    length = recorded.get("n_steps")
-    if not isinstance(length, int) or length < 2:
+                if not is_known and not any(is_finished for _, is_finished in lengths):  # else no markers are read
+                    lengths += marked_lengths(group)
+    if not is_known:
         length = next((n for n, is_finished in lengths if is_finished), lengths[0][0] if lengths else None)
     texts = [str(told.get(name, "")) for name in ("created_utc", "git_commit", "versions")]
     version = int(told.get("format_version", FORMAT_VERSION))

@@ -15,7 +15,7 @@ import numpy as np
 
 import env
 from files import InputError
-from history.format import FIELDS, NUMBER_KINDS, REQUIRED_FIELDS, soft_target_names
+from history.format import AXIS_OF_STREAMS, FIELDS, NUMBER_KINDS, REQUIRED_FIELDS, soft_target_names
 from history.markers import find_regions, of_first_stream
 from history.origin import check_env, check_shards, open_history, reading, recorded_config, shards_of, task_group
 from history.values import entry_shape, value_problem
@@ -160,7 +160,7 @@ class HistoryFile:
         if len(shape) < 2 or (len(shape) == 2 and self.entry_shape("states") != (1,)):
             raise InputError(
                 f"{states}: has shape {shape}, expected (steps, streams, entries) with {self.entry_shape('states')[0]} entries; "
-                "where there is one stream, write each array with an axis of length 1 for it"
+                f"{AXIS_OF_STREAMS}"
             )
         for held, what, key, wanted in (
             (shape[0], "steps per stream", "train_source_timesteps", source_timesteps),
